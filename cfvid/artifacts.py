@@ -1,0 +1,321 @@
+"""Files that other stages trust: whole or absent, with a record of what made them.
+
+    FOLDER/                 what one stage writes
+      inputs.json           what the stage was asked to do; written first, compared on every later run
+      ...                   the stage's own files
+      record.json           kind, version, inputs, facts and the digest of every file; written last: its presence
+                            means that the folder is complete
+
+Nothing in these files depends on the time or on the machine, so that the same work gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cfvid import __version__
+from cfvid.errors import ArtifactError, DamagedArtifact, DataError, FolderInUse, InputsChanged
+
+TEMPORARY_PREFIX = ".tmp-"
+INPUTS_NAME = "inputs.json"
+RECORD_NAME = "record.json"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+# ---------------------------------------------------------------------------------------------- digests
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-like value in canonical form, as hex."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, check: Callable[[Path], Any] | None = None) -> Iterator[Path]:
+    """Yield a temporary path; on success fsync it, rename it to `path`, and re-open it with `check`.
+
+    On any failure the temporary file is removed and an older `path` stays as it was.
+
+    Raises:
+        ArtifactError: when the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"
+    try:
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise ArtifactError(
+                f"No space left to write {path}.",
+                why=os.strerror(error.errno),
+                fix="Free some space and run the same command again; what was there before is intact.",
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    if check is not None:
+        check(path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; on success fsync its files and rename it to `path`, replacing an older one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        if path.exists():
+            # rename() cannot replace a folder that is not empty: move the old one aside first.
+            aside = path.parent / f"{TEMPORARY_PREFIX}old-{path.name}-{os.getpid()}"
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, atomically, and read it back."""
+    with atomic_file(path, check=read_json) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file written by cfvid.
+
+    Raises:
+        ArtifactError: when the file is missing.
+        DamagedArtifact: when it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist.", fix="Run the stage that writes it first.") from error
+    except ValueError as error:
+        raise DamagedArtifact(
+            f"{path} is damaged: not JSON.", why=str(error), fix="Delete its folder and run the stage again."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders that a killed run left directly in `folder`."""
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made a folder's files: read from, and written as, its `record.json`."""
+
+    kind: str
+    inputs: Mapping[str, Any]
+    """What the stage was asked to do: its configuration and the digests of what it read."""
+    files: Mapping[str, str]
+    """SHA-256 of each file, by name relative to the folder."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the stage found out: counts, shapes, figures."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the folder's contents; what later stages name as their input."""
+        return digest_of({"kind": self.kind, "inputs": self.inputs, "files": self.files})
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        *,
+        kind: str,
+        inputs: Mapping[str, Any],
+        files: list[str],
+        facts: Mapping[str, Any] | None = None,
+        known: Mapping[str, str] | None = None,
+    ) -> Record:
+        """Digest `files` (those not already in `known`) and write `record.json`, which completes the folder."""
+        known = known or {}
+        digests = {name: known.get(name) or digest_file(folder / name) for name in sorted(files)}
+        record = cls(kind=kind, inputs=inputs, files=digests, facts=dict(facts or {}))
+        value = {"kind": kind, "cfvid": __version__, "inputs": inputs, "facts": record.facts, "files": digests}
+        write_json(folder / RECORD_NAME, value)
+        return record
+
+    @classmethod
+    def read(cls, folder: Path, *, kind: str) -> Record:
+        """Read a folder's record without reading its files.
+
+        Raises:
+            ArtifactError: when there is none (the stage is not complete), or it is of another kind.
+        """
+        value = read_json(folder / RECORD_NAME)
+        if value.get("kind") != kind:
+            raise ArtifactError(f"{folder} holds {value.get('kind')!r}, not {kind!r}.")
+        return cls(kind=kind, inputs=value["inputs"], files=value["files"], facts=value["facts"])
+
+    def verify(self, folder: Path) -> None:
+        """Digest every file again.
+
+        Raises:
+            DamagedArtifact: naming the first file that is missing or has other bytes than when it was written.
+        """
+        for name, expected in self.files.items():
+            path = contained(folder, name)
+            if not path.is_file():
+                raise DamagedArtifact(f"{path} is missing.", fix=f"Delete {folder} and run the stage again.")
+            if digest_file(path) != expected:
+                raise DamagedArtifact(
+                    f"{path} is damaged.",
+                    why="its SHA-256 differs from the one in record.json: truncated or altered after writing",
+                    fix=f"Delete {folder} and run the stage again.",
+                )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the stage that writes this folder ended well."""
+    return (folder / RECORD_NAME).is_file()
+
+
+def claim(folder: Path, inputs: Mapping[str, Any], *, fresh: bool = False) -> bool:
+    """Prepare a stage's folder for these inputs; return True when its work is already done.
+
+    A folder begun or completed with other inputs is refused with the difference, or emptied when `fresh`.
+
+    Raises:
+        InputsChanged: when the folder was made from other inputs and `fresh` is false.
+    """
+    inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will when read back
+    inputs_path = folder / INPUTS_NAME
+    if inputs_path.is_file():
+        changes = differences(read_json(inputs_path), inputs)
+        if changes and not fresh:
+            raise InputsChanged(
+                f"{folder} was made from other inputs:\n" + "\n".join(f"    {line}" for line in changes),
+                fix="Name another folder with --output, restore the old setting, "
+                "or discard what is stale with --fresh.",
+            )
+        if changes:
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if not inputs_path.is_file():
+        write_json(inputs_path, inputs)
+    return is_complete(folder)
+
+
+def differences(old: Any, new: Any, *, path: str = "") -> list[str]:
+    """The leaves at which two JSON-like values differ, as `a.b: 1 -> 2` lines."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            here = f"{path}.{key}" if path else str(key)
+            lines += differences(old.get(key, "(absent)"), new.get(key, "(absent)"), path=here)
+        return lines
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+# ---------------------------------------------------------------------------------------------- folders
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        FolderInUse: naming the owner.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner_path = folder / ".owner.json"
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        with contextlib.suppress(OSError, ValueError):
+            owner = json.loads(owner_path.read_text())
+            raise FolderInUse(
+                f"{folder} is in use by process {owner['pid']} on {owner['host']}.",
+                fix="Wait for it, stop it, or name another folder with --output.",
+            ) from error
+        raise FolderInUse(f"{folder} is in use by another process.", fix="Name another --output.") from error
+    try:
+        owner_path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        yield
+    finally:
+        owner_path.unlink(missing_ok=True)
+        lock.release()
+
+
+def contained(root: Path, relative: str | Path) -> Path:
+    """The path `root / relative`, which must stay inside `root` after links are followed.
+
+    Raises:
+        DataError: for absolute paths, `..`, and links that lead out of `root`.
+    """
+    resolved_root = Path(root).resolve()
+    path = Path(root) / relative
+    if Path(relative).is_absolute() or not path.resolve().is_relative_to(resolved_root):
+        raise DataError(
+            f"{relative} leads out of {root}.",
+            why="absolute paths, '..' and links that leave the root are refused",
+            fix="Name the files' own root folder, or add the folder they are in to data.trusted_roots.",
+        )
+    return path

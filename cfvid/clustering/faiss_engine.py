@@ -1,0 +1,79 @@
+"""k-means through faiss, on the CPU or on GPUs."""
+
+from __future__ import annotations
+
+import logging
+
+import faiss
+import numpy as np
+
+from cfvid.clustering.base import KMeansResult
+
+logger = logging.getLogger(__name__)
+
+
+class FaissEngine:
+    """See `cfvid.clustering.base.KMeansEngine`.
+
+    Args:
+        use_gpu: ask for faiss' GPU k-means; used only where faiss sees a GPU.
+    """
+
+    name = "faiss"
+
+    def __init__(self, *, use_gpu: bool = False) -> None:
+        # gpu=True without a GPU silently runs on the CPU, so it is looked at here.
+        self.num_gpus = faiss.get_num_gpus() if use_gpu and hasattr(faiss, "get_num_gpus") else 0
+        where = f"{self.num_gpus} GPU(s)" if self.num_gpus else "the CPU"
+        reason = "asked for" if not use_gpu else ("faiss sees them" if self.num_gpus else "faiss sees no GPU")
+        logger.info("k-means by faiss %s on %s (%s)", faiss.__version__, where, reason)
+
+    def fit(
+        self,
+        points_ND: np.ndarray,
+        *,
+        num_clusters: int,
+        spherical: bool,
+        iterations: int,
+        restarts: int,
+        max_points_per_centroid: int | None,
+        seed: int,
+    ) -> KMeansResult:
+        """Fit centroids; see the protocol. faiss repairs clusters that run empty by splitting large ones."""
+        num_points, dim = points_ND.shape
+        # faiss drops points beyond 256 per centroid unless told otherwise.
+        per_centroid = max_points_per_centroid or -(-num_points // num_clusters)
+        kmeans = faiss.Kmeans(
+            dim,
+            num_clusters,
+            niter=iterations,
+            nredo=restarts,
+            seed=seed % 2**31,
+            spherical=spherical,
+            min_points_per_centroid=1,
+            max_points_per_centroid=per_centroid,
+            gpu=self.num_gpus if self.num_gpus else False,
+        )
+        kmeans.train(np.ascontiguousarray(points_ND, dtype=np.float32))
+        objective = np.asarray(kmeans.obj, dtype=np.float64)
+        num_fitted = min(num_points, per_centroid * num_clusters)
+        if spherical:
+            # faiss maximises the sum of inner products of unit vectors.
+            objective = num_fitted - objective
+        best = _best_run(objective, restarts)
+        return KMeansResult(np.asarray(kmeans.centroids), best.tolist(), num_fitted)
+
+    def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest centroids by exact search; see the protocol."""
+        index = faiss.IndexFlatL2(centroids_KD.shape[1])
+        if self.num_gpus:
+            index = faiss.index_cpu_to_all_gpus(index)
+        index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))
+        distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), 1)
+        return ids[:, 0].astype(np.int64), distances[:, 0]
+
+
+def _best_run(objective: np.ndarray, restarts: int) -> np.ndarray:
+    """The objective of the restart that faiss kept: the one that ends lowest."""
+    runs = np.array_split(objective, restarts)
+    return min(runs, key=lambda run: float(run[-1]))

@@ -1,0 +1,83 @@
+"""What happens to features before k-means: L2 normalisation and PCA, fitted once and kept for new samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from sklearn.decomposition import PCA
+
+from cfvid.artifacts import atomic_file
+from cfvid.errors import ConfigError
+
+
+class Projection:
+    """L2 normalisation, then an optional PCA (with or without whitening), after which rows are normalised again.
+
+    Args:
+        l2_normalize: give rows unit length, before and after the PCA.
+        pca_dim: number of principal components; None for no PCA.
+        whiten: scale the components to unit variance.
+        seed: of the randomised PCA solver.
+    """
+
+    def __init__(self, *, l2_normalize: bool, pca_dim: int | None = None, whiten: bool = False, seed: int = 0) -> None:
+        self.l2_normalize, self.pca_dim, self.whiten, self.seed = l2_normalize, pca_dim, whiten, seed
+        self.mean_D_: np.ndarray | None = None
+        self.components_PD_: np.ndarray | None = None
+
+    def fit(self, features_ND: np.ndarray) -> Projection:
+        """Learn the principal components.
+
+        Raises:
+            ConfigError: when there are fewer samples or dimensions than components.
+        """
+        if self.pca_dim is None:
+            return self
+        if self.pca_dim > min(features_ND.shape):
+            raise ConfigError(
+                f"cluster.pca_dim is {self.pca_dim}, more than the {features_ND.shape[1]} dimensions "
+                f"or the {features_ND.shape[0]} samples of the features.",
+                fix="Lower cluster.pca_dim.",
+            )
+        pca = PCA(self.pca_dim, whiten=self.whiten, svd_solver="auto", random_state=self.seed % 2**32)
+        pca.fit(self._normalized(features_ND))
+        scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12)) if self.whiten else np.ones(self.pca_dim)
+        self.mean_D_ = pca.mean_.astype(np.float32)
+        self.components_PD_ = (pca.components_ / scale[:, None]).astype(np.float32)
+        return self
+
+    def transform(self, features_ND: np.ndarray) -> np.ndarray:
+        """float32 (N, D) -> (N, P)."""
+        points = self._normalized(features_ND)
+        if self.pca_dim is None:
+            return points
+        assert self.mean_D_ is not None
+        assert self.components_PD_ is not None
+        return self._normalized((points - self.mean_D_) @ self.components_PD_.T)
+
+    def _normalized(self, rows_ND: np.ndarray) -> np.ndarray:
+        rows = np.ascontiguousarray(rows_ND, dtype=np.float32)
+        if not self.l2_normalize:
+            return rows
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / np.maximum(norms, 1e-12)
+
+    def save(self, path: Path) -> None:
+        """Write options and learned values as safetensors."""
+        tensors = {} if self.pca_dim is None else {"mean": self.mean_D_, "components": self.components_PD_}
+        options = {"l2_normalize": str(int(self.l2_normalize)), "whiten": str(int(self.whiten))}
+        with atomic_file(path) as temporary:
+            save_file({"l2_normalize": np.array([self.l2_normalize]), **tensors}, temporary, metadata=options)
+
+    @classmethod
+    def load(cls, path: Path) -> Projection:
+        """Read what `save` wrote."""
+        tensors = load_file(path)
+        components = tensors.get("components")
+        projection = cls(
+            l2_normalize=bool(tensors["l2_normalize"][0]), pca_dim=None if components is None else len(components)
+        )
+        projection.mean_D_, projection.components_PD_ = tensors.get("mean"), components
+        return projection

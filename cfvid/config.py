@@ -1,0 +1,338 @@
+"""The whole configuration of a run: one typed section per stage, validated before any work.
+
+Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted command-line overrides. Lists and
+`data.targets` are replaced as a whole, never merged item by item. Every fault of every layer is listed in one
+`ConfigError`, with the nearest known name and, for a file, the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from cfvid.errors import ConfigError
+from cfvid.yaml_layers import Layer, faults_from, merge, place
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are faults, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+class SourceConfig(Section):
+    """One place that samples come from."""
+
+    path: str
+    """A folder, a .csv or .parquet manifest, or `embedded:NAME`; relative paths start at `data.root`."""
+    kind: Literal["auto", "embedded", "folder", "manifest", "kinetics"] = "auto"
+    """How to read it: class folders, cfvid's own manifest columns, or Kinetics' official CSV columns."""
+    media_root: str | None = None
+    """Where a manifest's relative paths start; by default the manifest's own folder."""
+    label_separator: str | None = None
+    """Splits a manifest's label column into several labels per sample (weak tags), e.g. `|`."""
+    train_split: str = "train"
+    """The source's name of the split that is trained on."""
+    val_split: str = "val"
+    """The source's name of the split that is scored on."""
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _as_sources(value: Any) -> Any:
+    return [_as_source(item) for item in value] if isinstance(value, list) else [_as_source(value)]
+
+
+Sources = Annotated[list[SourceConfig], BeforeValidator(_as_sources), Field(min_length=1)]
+
+
+class DataConfig(Section):
+    """Where samples come from and how many may be unreadable."""
+
+    root: str | None = None
+    """Folder at which relative paths of sources start; by default the working directory."""
+    pretrain: Sources
+    """D_pre: labelled samples for N_pre. A path, or a list of sources that are put together."""
+    clusterfit: Annotated[list[SourceConfig] | None, BeforeValidator(lambda v: v and _as_sources(v))] = None
+    """D_cf: the pool that is clustered and retrained on, labels unused. By default the same as `pretrain`."""
+    targets: dict[str, Sources]
+    """Transfer targets by name; each needs labels and both splits."""
+    skip_budget: Fraction = 0.05
+    """Largest share of unreadable samples that a stage accepts."""
+    trusted_roots: list[str] = []
+    """Folders that manifest paths may lead to besides their own root."""
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class TrainingConfig(Section):
+    """One training run: the optimiser, its schedule, precision and checkpoints."""
+
+    epochs: Count
+    batch_size: Count
+    """Samples per optimiser step and process, before gradient accumulation."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    decay_norm_and_bias: bool = False
+    """Whether weight decay also applies to normalisation layers and biases."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    milestones: list[Count] = []
+    """Epochs at which `schedule: step` multiplies the learning rate by `gamma`."""
+    gamma: Positive = 0.1
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    clip_grad_norm: Positive | None = None
+    gradient_accumulation: Count = 1
+    """Batches per optimiser step."""
+    channels_last: bool = True
+    checkpoint_minutes: Positive = 5.0
+    """Time between resumable checkpoints; one is also written at the end of every epoch."""
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule: step needs milestones, e.g. [30, 60, 90]")
+        if self.schedule != "step" and self.milestones:
+            raise ValueError(f"milestones have no effect with schedule: {self.schedule}")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError("milestones must be ascending and distinct")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+class PretrainConfig(Section):
+    """N_pre: trained here on labels, or brought along."""
+
+    arch: str
+    """Network by name; `cfvid doctor` lists them."""
+    weights: str | None = None
+    """Use these instead of training: a cfvid checkpoint folder, or a foreign state dict (.safetensors, .pth)."""
+    label_noise: Fraction = 0.0
+    """Share p of training labels replaced by another label, drawn uniformly; the flips are recorded."""
+    training: TrainingConfig
+
+
+class ExtractConfig(Section):
+    """Features of D_cf by N_pre."""
+
+    layer: str | None = None
+    """A named layer of the trunk, averaged over space and time; by default the input of the last layer."""
+    dtype: Literal["fp16", "fp32"] = "fp16"
+    shard_size: Count = 4096
+    """Samples per shard; a killed extraction redoes at most one."""
+    batch_size: Count = 64
+    """Samples per forward pass."""
+
+
+class ClusterConfig(Section):
+    """Features -> pseudo-labels."""
+
+    num_clusters: Count
+    """K."""
+    distance: Literal["spherical", "euclidean"] = "euclidean"
+    """`spherical` keeps centroids on the unit sphere and needs `l2_normalize`."""
+    l2_normalize: bool = True
+    pca_dim: Count | None = None
+    """Project to this many principal components first."""
+    whiten: bool = False
+    """Scale the principal components to unit variance."""
+    iterations: Count = 50
+    restarts: Count = 1
+    """Independent k-means runs; the one with the best objective is kept."""
+    max_points_per_centroid: Count | None = None
+    """Subsample to K times this many points for fitting; by default all points are used."""
+    tiny_below: Natural = 5
+    """Clusters with fewer members are reported as tiny."""
+    giant_share: Fraction = 0.25
+    """Clusters that hold more than this share of the samples are reported as giant."""
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.whiten and self.pca_dim is None:
+            raise ValueError("whiten needs pca_dim")
+        if self.distance == "spherical" and not self.l2_normalize:
+            raise ValueError("distance: spherical needs l2_normalize: true")
+        return self
+
+
+class RetrainConfig(Section):
+    """N_cf: from scratch on the pseudo-labels."""
+
+    arch: str | None = None
+    """By default the architecture of N_pre."""
+    training: TrainingConfig
+
+
+class LinearConfig(Section):
+    """Linear probe: multinomial logistic regression on frozen, standardised features."""
+
+    penalties: Annotated[list[Positive], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
+    """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
+    max_iterations: Count = 300
+
+
+class TransferConfig(Section):
+    """Which networks are scored, how, and how often."""
+
+    networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1)] = ["n_pre", "n_cf", "random"]
+    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1)] = ["linear", "finetune"]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
+    batch_size: Count = 32
+    """Samples per forward pass when scoring."""
+    linear: LinearConfig = LinearConfig()
+    finetune: TrainingConfig
+
+
+class ReportConfig(Section):
+    """What the report page shows."""
+
+    num_sheet_clusters: Natural = 8
+    """Clusters shown as contact sheets."""
+    num_sheet_samples: Count = 6
+    """Samples per contact sheet, nearest to the centroid first."""
+
+
+class RuntimeConfig(Section):
+    """How the work is done on this machine; no setting here changes a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_workers: Natural | None = None
+    """Guarded decoding processes; by default one per core, at most 8. 0 decodes in this process, without guard."""
+    decode_deadline_s: Positive = 20.0
+    """A decoder that takes longer for one sample is killed."""
+    decode_memory_gb: Positive = 4.0
+    """Memory that one decoding process may take."""
+    log_every_steps: Count = 10
+    """Steps between lines in metrics.jsonl; epochs are always logged."""
+    cache: str | None = None
+    """Where embedded data sets are generated; by default the user's cache folder."""
+
+
+class RunConfig(Section):
+    """Everything that decides the outcome of a run."""
+
+    modality: str
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of all forward and backward passes. `auto`: bf16 on a GPU that has it, else fp32."""
+    input: SerializeAsAny[Section]
+    """How samples are decoded and looked at; each modality has its own keys."""
+    data: DataConfig
+    pretrain: PretrainConfig
+    extract: ExtractConfig = ExtractConfig()
+    cluster: ClusterConfig
+    retrain: RetrainConfig
+    transfer: TransferConfig
+    report: ReportConfig = ReportConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def retrain_arch(self) -> str:
+        """N_cf's architecture."""
+        return self.retrain.arch or self.pretrain.arch
+
+    def plain(self, *sections: str) -> dict[str, Any]:
+        """The named sections (all without names) as JSON-like values, for records and files."""
+        dumped = self.model_dump(mode="json")
+        return {name: dumped[name] for name in sections} if sections else dumped
+
+
+class ModalityKeys(Protocol):
+    """What the configuration needs to know of a modality."""
+
+    Input: type[Section]
+    network_dims: int
+
+
+def load_config(
+    layers: list[Layer], *, modalities: Mapping[str, ModalityKeys], architectures: Mapping[str, int]
+) -> RunConfig:
+    """Merge the layers and validate the result as a whole.
+
+    Args:
+        layers: from weakest to strongest.
+        modalities: all of them, by name.
+        architectures: the dimensions (2 or 3) of each known network, by its name.
+
+    Raises:
+        ConfigError: one message with every fault of every layer.
+    """
+    faults = [fault for layer in layers for fault in layer.faults]
+    values = merge(layers)
+    name = values.get("modality")
+    modality = modalities.get(name) if isinstance(name, str) else None
+    if modality is None:
+        faults.append(f"modality: {name!r} is not one of {', '.join(modalities)}")
+    else:
+        faults += _architecture_faults(values, layers, modality.network_dims, architectures)
+    model = schema(modality.Input if modality else Section)
+    config = None
+    try:
+        config = model.model_validate(values)
+    except ValidationError as error:
+        found = faults_from(error, model=model, layers=layers)
+        # Without a known modality its input keys cannot be judged.
+        faults += [fault for fault in found if modality or "input" not in fault]
+    if faults or config is None:
+        raise ConfigError(
+            f"The configuration has {len(faults)} fault{'s' * (len(faults) != 1)}:\n"
+            + "\n".join(f"    {fault}" for fault in faults),
+            fix="Mend them and run again; --print-config shows what a configuration resolves to.",
+        )
+    return config
+
+
+def _architecture_faults(
+    values: Mapping[str, Any], layers: list[Layer], dims: int, architectures: Mapping[str, int]
+) -> list[str]:
+    faults = []
+    for section in ("pretrain", "retrain"):
+        part = values.get(section)
+        arch = part.get("arch") if isinstance(part, Mapping) else None
+        if arch is not None and architectures.get(arch) != dims:
+            fitting = ", ".join(name for name, d in architectures.items() if d == dims)
+            faults.append(f"{place(layers, f'{section}.arch')}{section}.arch: {arch!r} is not one of {fitting}")
+    return faults
+
+
+def schema(input_section: type[Section]) -> type[RunConfig]:
+    """`RunConfig` with the input keys of one modality."""
+    return create_model("RunConfig", __base__=RunConfig, input=(input_section, ...))
+
+
+def resolve(path: str, *, root: str | None) -> Path:
+    """A source's path: absolute, from the home folder, or relative to `root`."""
+    expanded = Path(path).expanduser()
+    return expanded if expanded.is_absolute() else Path(root or ".").expanduser() / expanded

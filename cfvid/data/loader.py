@@ -1,0 +1,127 @@
+"""From sample ids to batches: requests go through the guarded pool, and what cannot be read goes to the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from cfvid.config import RuntimeConfig
+from cfvid.data.manifest import Manifest
+from cfvid.data.skips import Skip, SkipLedger
+from cfvid.media.guard import GuardedPool, Outcome, Work
+
+logger = logging.getLogger(__name__)
+
+Look = Literal["train", "extract", "score", "preview"]
+"""How a sample is looked at: one random view, the views averaged for features or for scores, or one for people."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One look at one sample: all that a decoding process needs to know."""
+
+    sample_id: str
+    path: str
+    start_s: float | None
+    end_s: float | None
+    look: Look
+    seed: int
+    """Of the random draws of `train`."""
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded samples. Rows are named by `sample_ids`; absent samples have no row."""
+
+    sample_ids: list[str]
+    inputs: torch.Tensor
+    """uint8, (N, V, C, ...): N samples of V views; the trailing dimensions are the modality's."""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+def open_pool(work: Work, *, attempts: tuple[str, ...], runtime: RuntimeConfig) -> GuardedPool:
+    """The guarded decoding processes of a stage."""
+    num_workers = runtime.num_workers
+    if num_workers is None:
+        num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        logger.debug("decoding in %d processes: one per core, at most 8", num_workers)
+    elif num_workers == 0:
+        logger.warning("decoding in this process, without guard (runtime.num_workers is 0)")
+    return GuardedPool(
+        work,
+        attempts=attempts,
+        num_workers=num_workers,
+        deadline_s=runtime.decode_deadline_s,
+        memory_gb=runtime.decode_memory_gb,
+    )
+
+
+class SampleLoader:
+    """Looks at the samples of a manifest by their ids.
+
+    Args:
+        manifest: the samples.
+        pool: decodes `Request`s, first attempt first.
+        ledger: takes what cannot be read.
+        first_decoder: samples read by another one are counted as fallbacks.
+    """
+
+    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger, first_decoder: str) -> None:
+        self.manifest, self.ledger = manifest, ledger
+        self._pool, self._first_decoder = pool, first_decoder
+
+    def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
+        """The request for one sample."""
+        sample = self.manifest[self.manifest.row_of[sample_id]]
+        path = str(self.manifest.locate(sample))
+        return Request(sample_id, path, sample.start_s, sample.end_s, look, seed)
+
+    def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Iterator[Outcome]:
+        """Every request's outcome, in order; failures are in the ledger by then."""
+        for outcome in self._pool.imap(requests, ahead=ahead):
+            request = outcome.payload
+            if outcome.value is None:
+                sample = self.manifest[self.manifest.row_of[request.sample_id]]
+                self.ledger.add(Skip(request.sample_id, sample.path, outcome.reasons))
+                logger.debug("skipped %s: %s", request.path, "; ".join(outcome.reasons))
+            elif outcome.attempt != self._first_decoder:
+                self.ledger.fallbacks[str(outcome.attempt)] += 1
+            yield outcome
+
+    def batches(
+        self, sample_ids: Sequence[str], *, batch_size: int, look: Look, seeds: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
+        """Batches of `batch_size` consecutive ids; an unreadable sample makes its batch smaller.
+
+        Args:
+            sample_ids: which samples, in which order.
+            batch_size: ids per batch.
+            look: how they are looked at.
+            seeds: of each sample's random draws.
+        """
+        seeds = seeds if seeds is not None else [0] * len(sample_ids)
+        requests = (self.request(i, look=look, seed=s) for i, s in zip(sample_ids, seeds, strict=True))
+        ids: list[str] = []
+        arrays: list[np.ndarray] = []
+        # Up to three batches ahead: one being used, one whole, one being decoded.
+        for number, outcome in enumerate(self.outcomes(requests, ahead=3 * batch_size), start=1):
+            if outcome.value is not None:
+                ids.append(outcome.payload.sample_id)
+                arrays.append(outcome.value)
+            if number % batch_size == 0 or number == len(sample_ids):
+                if ids:
+                    yield Batch(ids, torch.from_numpy(np.stack(arrays)))
+                else:
+                    yield Batch([], torch.empty(0, dtype=torch.uint8))
+                ids, arrays = [], []

@@ -1,0 +1,196 @@
+"""The feature store: one feature per sample, by sample id, in shards that are memory-mapped.
+
+    STORE/
+      inputs.json          what the features are made from: checkpoint, manifest, transform
+      shards/00000.npy     float16 or float32, (n, D), or (n, V, D) where the views are kept apart
+      shards/00000.json    the shard's sample ids, its skips, and the digest of the .npy
+      skips.jsonl          all skips
+      record.json          written last
+
+Shard i covers samples i * shard_size ... of the manifest's order, less those that could not be read. A shard
+exists when its .json does, which is written after the .npy; a killed run redoes at most one shard, and the bytes
+do not depend on where it was killed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfvid.artifacts import (
+    INPUTS_NAME,
+    Record,
+    atomic_file,
+    contained,
+    digest_file,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from cfvid.data.skips import LEDGER_NAME, Skip, write_skips
+from cfvid.errors import DamagedArtifact, DataError
+
+KIND = "features"
+
+
+class FeatureWriter:
+    """Writes a store shard by shard.
+
+    Args:
+        folder: the store, already claimed for its inputs.
+        ids: the samples to extract, in the manifest's order.
+        shard_size: samples per shard.
+    """
+
+    def __init__(self, folder: Path, ids: Sequence[str], *, shard_size: int) -> None:
+        self._folder, self._ids, self._shard_size = folder, ids, shard_size
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder / "shards")
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the whole store has."""
+        return -(-len(self._ids) // self._shard_size)
+
+    def ids_of(self, shard: int) -> Sequence[str]:
+        """The samples that a shard covers."""
+        return self._ids[shard * self._shard_size : (shard + 1) * self._shard_size]
+
+    def written(self, shard: int) -> dict[str, Any] | None:
+        """A shard's description when it is whole, else None."""
+        array_path, info_path = self._paths(shard)
+        if not info_path.is_file():
+            return None
+        info: dict[str, Any] = read_json(info_path)
+        whole = array_path.is_file() and digest_file(array_path) == info["sha256"]
+        return info if whole else None
+
+    def write(
+        self, shard: int, *, ids: list[str], features: np.ndarray, skips: Sequence[Skip], fallbacks: Counter[str]
+    ) -> None:
+        """Write one shard: `features[i]` belongs to `ids[i]`."""
+        if len(ids) != len(features):
+            raise AssertionError(f"{len(ids)} ids for {len(features)} features")
+        array_path, info_path = self._paths(shard)
+        with atomic_file(array_path) as temporary, open(temporary, "wb") as file:
+            np.save(file, features, allow_pickle=False)
+        info = {
+            "sample_ids": ids,
+            "skips": [{"sample_id": s.sample_id, "path": s.path, "reasons": list(s.reasons)} for s in skips],
+            "fallbacks": dict(sorted(fallbacks.items())),
+            "shape": list(features.shape),
+            "sha256": digest_file(array_path),
+        }
+        write_json(info_path, info)
+
+    def _paths(self, shard: int) -> tuple[Path, Path]:
+        stem = self._folder / "shards" / f"{shard:05d}"
+        return stem.with_suffix(".npy"), stem.with_suffix(".json")
+
+    def finish(self) -> Record:
+        """Write the ledger and the record, which complete the store."""
+        infos = []
+        for shard in range(self.num_shards):
+            info = self.written(shard)
+            if info is None:
+                raise AssertionError(f"shard {shard} is missing")
+            infos.append(info)
+        skips = [Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for info in infos for s in info["skips"]]
+        write_skips(self._folder / LEDGER_NAME, sorted(skips, key=lambda skip: skip.sample_id))
+        fallbacks: Counter[str] = Counter()
+        for info in infos:
+            fallbacks.update(info["fallbacks"])
+        num_samples = sum(len(info["sample_ids"]) for info in infos)
+        shape = next((info["shape"][1:] for info in infos if info["sample_ids"]), [])
+        names = [f"shards/{shard:05d}{end}" for shard in range(self.num_shards) for end in (".json", ".npy")]
+        known = {f"shards/{shard:05d}.npy": info["sha256"] for shard, info in enumerate(infos)}
+        return Record.write(
+            self._folder,
+            kind=KIND,
+            inputs=read_json(self._folder / INPUTS_NAME),
+            files=[*names, LEDGER_NAME],
+            known=known,
+            facts={
+                "num_samples": num_samples,
+                "num_skipped": len(skips),
+                "shape": shape,
+                "num_shards": self.num_shards,
+                "fallbacks": dict(sorted(fallbacks.items())),
+            },
+        )
+
+
+class FeatureStore:
+    """A complete store, opened for reading.
+
+    Args:
+        folder: the store.
+        verify: digest every file first.
+
+    Raises:
+        ArtifactError: when the store is missing or not complete.
+        DamagedArtifact: when a file was truncated or altered.
+    """
+
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
+        self.folder = folder
+        self.record = Record.read(folder, kind=KIND)
+        if verify:
+            self.record.verify(folder)
+        self._ids: list[list[str]] = []
+        for shard in range(self.record.facts["num_shards"]):
+            self._ids.append(read_json(contained(folder, f"shards/{shard:05d}.json"))["sample_ids"])
+
+    def __len__(self) -> int:
+        return int(self.record.facts["num_samples"])
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """All sample ids, in the order of the shards."""
+        return [sample_id for ids in self._ids for sample_id in ids]
+
+    @functools.cached_property
+    def _place_of(self) -> dict[str, tuple[int, int]]:
+        return {sample_id: (s, row) for s, ids in enumerate(self._ids) for row, sample_id in enumerate(ids)}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample's feature: (D,), or (V, D) where the views are kept apart."""
+        return tuple(self.record.facts["shape"])
+
+    def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Each shard's sample ids and its memory-mapped features, in the same order."""
+        for number, ids in enumerate(self._ids):
+            yield ids, self._array(number)
+
+    def _array(self, shard: int) -> np.ndarray:
+        path = self.folder / "shards" / f"{shard:05d}.npy"
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DamagedArtifact(f"{path} is damaged.", why=str(error), fix="Run the extraction again.") from error
+        return array
+
+    def gather(self, ids: Sequence[str]) -> np.ndarray:
+        """The features of these samples, in the order of `ids`: float32, (len(ids), *shape).
+
+        Raises:
+            DataError: naming ids that the store does not have.
+        """
+        absent = [sample_id for sample_id in ids if sample_id not in self._place_of]
+        if absent:
+            raise DataError(
+                f"{len(absent)} samples have no feature in {self.folder}, first: {', '.join(absent[:5])}.",
+                why="they were not extracted, or could not be read (see its skips.jsonl)",
+            )
+        result = np.empty((len(ids), *self.shape), dtype=np.float32)
+        places = np.array([self._place_of[sample_id] for sample_id in ids], dtype=np.int64).reshape(-1, 2)
+        for shard in np.unique(places[:, 0]):
+            here = places[:, 0] == shard
+            result[here] = self._array(int(shard))[places[here, 1]]
+        return result

@@ -1,0 +1,74 @@
+"""Pictures through Pillow: an allow-list of formats, a size limit, upright, any colour mode to RGB."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cfvid.errors import UnreadableSample
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+"""Formats that are opened; Pillow has many more decoders than training data needs."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before their pixels are allocated."""
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a picture's first frame.
+
+    Transparent pixels are laid on white; 16-bit and float greys are scaled to 8 bits.
+
+    Returns:
+        uint8, (H, W, 3), RGB, upright.
+
+    Raises:
+        UnreadableSample: when the file is missing, not of an allowed format, too large or damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The size is checked below, as an error; other warnings tell of harmless metadata.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise UnreadableSample(f"{width}x{height} pixels exceed the limit of {max_pixels}")
+                image.load()
+                # Colours first: transposing keeps no palette transparency in some modes.
+                return np.array(ImageOps.exif_transpose(_with_exif(to_rgb(image), image)))
+    except UnreadableSample:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        raise UnreadableSample(f"{type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as 8-bit RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_scaled_to_8_bits(np.asarray(image))).convert("RGB")
+    if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled_to_8_bits(grey: np.ndarray) -> np.ndarray:
+    """Wide integer greys by their bit depth, floats by their range (0..1, or 0..255 where they exceed 1)."""
+    if grey.dtype.kind == "f":
+        values = np.nan_to_num(grey, posinf=255.0, neginf=0.0)
+        return np.clip(values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0), 0, 255).astype(np.uint8)
+    values = grey.astype(np.int64)
+    # Pillow reads 16-bit PNGs as 32-bit integers: the values tell the depth, not the mode.
+    return np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
+
+
+def _with_exif(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    exif = original.getexif()
+    if exif:
+        rgb.info["exif"] = exif.tobytes()
+    else:
+        rgb.info.pop("exif", None)
+    return rgb

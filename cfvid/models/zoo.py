@@ -1,0 +1,107 @@
+"""All architectures by name, in one visible place, and the network that the engine trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cfvid.errors import ConfigError
+from cfvid.models.r2plus1d import r2plus1d, r2plus1d_50, thin_r2plus1d
+from cfvid.models.resnet2d import resnet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a trunk."""
+
+    dims: int
+    """2 for pictures, 3 for clips."""
+    build: Callable[[], tuple[nn.Module, int]]
+    """Gives the trunk, which maps a batch to (N, D) features, and D."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet10_small": Architecture(2, lambda: resnet(10, small_input=True)),
+    "resnet18_small": Architecture(2, lambda: resnet(18, small_input=True)),
+    "resnet18": Architecture(2, lambda: resnet(18)),
+    "resnet34": Architecture(2, lambda: resnet(34)),
+    "resnet50": Architecture(2, lambda: resnet(50)),
+    "resnet50_small": Architecture(2, lambda: resnet(50, small_input=True)),
+    "resnet101": Architecture(2, lambda: resnet(101)),
+    "r2plus1d_10_thin": Architecture(3, lambda: thin_r2plus1d(10)),
+    "r2plus1d_18_thin": Architecture(3, lambda: thin_r2plus1d(18)),
+    "r2plus1d_18": Architecture(3, lambda: r2plus1d(18)),
+    "r2plus1d_34": Architecture(3, lambda: r2plus1d(34)),
+    "r2plus1d_50": Architecture(3, r2plus1d_50),
+}
+
+
+def architectures(dims: int) -> list[str]:
+    """Names of the architectures for inputs of these dimensions."""
+    return [name for name, arch in ARCHITECTURES.items() if arch.dims == dims]
+
+
+class Network(nn.Module):
+    """A trunk and a linear head.
+
+    Args:
+        arch: name of the trunk.
+        num_classes: outputs of the head.
+    """
+
+    def __init__(self, arch: str, *, num_classes: int) -> None:
+        super().__init__()
+        self.arch, self.num_classes = arch, num_classes
+        self.trunk, self.feature_dim = ARCHITECTURES[arch].build()
+        self.head = nn.Linear(self.feature_dim, num_classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised float input -> logits, (N, num_classes)."""
+        logits: torch.Tensor = self.head(self.trunk(batch))
+        return logits
+
+
+def build_network(arch: str, *, num_classes: int, seed: int) -> Network:
+    """A network with weights drawn from `seed` alone, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(arch, num_classes=num_classes)
+
+
+class LayerFeatures(nn.Module):
+    """A trunk that gives the output of one of its layers, averaged over space and time: (N, D).
+
+    Args:
+        trunk: maps a batch to (N, D).
+        layer: a dotted module name inside the trunk; None for the trunk's own output.
+
+    Raises:
+        ConfigError: listing the top layers, when the trunk has no such one.
+    """
+
+    def __init__(self, trunk: nn.Module, layer: str | None = None) -> None:
+        super().__init__()
+        self.trunk, self.layer = trunk, layer
+        self._seen: torch.Tensor | None = None
+        if layer is not None:
+            modules = dict(trunk.named_modules())
+            if layer not in modules or layer == "":
+                names = [name for name, _ in trunk.named_children()]
+                raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
+            modules[layer].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
+        self._seen = output
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised float input -> features, (N, D)."""
+        features: torch.Tensor = self.trunk(batch)
+        if self.layer is not None:
+            assert self._seen is not None
+            features, self._seen = self._seen, None
+        return features.flatten(2).mean(2) if features.ndim > 2 else features

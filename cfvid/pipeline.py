@@ -1,0 +1,96 @@
+"""The stages in order: `cfvid train` and `cfvid.pipeline.run_stages`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from cfvid.artifacts import is_complete, own_folder, write_text
+from cfvid.config import RunConfig
+from cfvid.report.stage import report
+from cfvid.stages import Run, cluster, extract, pretrain, retrain, transfer
+
+logger = logging.getLogger(__name__)
+
+STAGES: dict[str, Callable[[Run], Path]] = {
+    "pretrain": pretrain,
+    "extract": extract,
+    "cluster": cluster,
+    "retrain": retrain,
+    "transfer": transfer,
+    "report": report,
+}
+"""All stages, in order."""
+
+CONFIG_NAME = "config.yaml"
+
+
+def run_stages(
+    config: RunConfig, output: Path, *, stages: Sequence[str] = tuple(STAGES), fresh: bool = False
+) -> dict[str, Path]:
+    """Run stages in order in one run folder; each is skipped when its work is done, and resumed when it was cut short.
+
+    Args:
+        config: the resolved configuration.
+        output: the run folder.
+        stages: which ones; by default all.
+        fresh: discard stages that were made from other inputs, instead of refusing.
+
+    Returns:
+        Each stage's folder (for networks, the network's).
+
+    Raises:
+        FolderInUse: when another process works in `output`.
+        InputsChanged: when a stage was made from other inputs.
+    """
+    with own_folder(output), _log_file(output):
+        write_text(output / CONFIG_NAME, dump_config(config))
+        run = Run(config, output, fresh=fresh)
+        return {name: STAGES[name](run) for name in STAGES if name in stages}
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+
+
+def describe_plan(config: RunConfig, output: Path) -> list[str]:
+    """What the stages would do, without doing it (data sets are read, and generated when embedded)."""
+    run = Run(config, output)
+    pool, labelled = run.manifest("clusterfit").split("train"), run.manifest("pretrain").split("train")
+    lines = [f"run folder   {output}"]
+    if config.pretrain.weights:
+        lines.append(f"pretrain     {config.pretrain.arch} from {config.pretrain.weights}")
+    else:
+        lines.append(
+            f"pretrain     {config.pretrain.arch}, {len(labelled)} samples, {len(labelled.classes)} classes, "
+            f"{config.pretrain.training.epochs} epochs"
+        )
+    lines += [
+        f"extract      {len(pool)} samples",
+        f"cluster      {config.cluster.num_clusters} clusters, {len(pool) / config.cluster.num_clusters:.1f} each",
+        f"retrain      {config.retrain_arch}, {config.retrain.training.epochs} epochs",
+    ]
+    for name in config.data.targets:
+        train, val = run.labelled(name, "train"), run.labelled(name, "val")
+        what = f"{', '.join(config.transfer.networks)} x {', '.join(config.transfer.protocols)}"
+        lines.append(f"transfer     {name}: {len(train)} + {len(val)} samples, {len(train.classes)} classes; {what}")
+    done = [stage for stage in ("pretrain", "extract", "cluster", "retrain") if is_complete(output / stage)]
+    return [*lines, f"done before  {', '.join(done) or 'nothing'}"]
+
+
+@contextlib.contextmanager
+def _log_file(output: Path) -> Iterator[None]:
+    """Also log to RUN/cfvid.log while the stages run."""
+    handler = logging.FileHandler(output / "cfvid.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("cfvid").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("cfvid").removeHandler(handler)
+        handler.close()

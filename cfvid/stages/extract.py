@@ -1,0 +1,155 @@
+"""extract: the features of D_cf by N_pre, each sample exactly once, into RUN/extract (see cfvid.features)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cfvid.artifacts import Record, claim
+from cfvid.data.loader import Look, SampleLoader
+from cfvid.data.manifest import Manifest
+from cfvid.data.skips import Skip
+from cfvid.errors import TrainingError
+from cfvid.evaluation.inference import forward_views
+from cfvid.features import FeatureStore, FeatureWriter
+from cfvid.models.weights import load_network
+from cfvid.models.zoo import LayerFeatures, Network
+from cfvid.stages.context import Run, costed
+from cfvid.training import interrupts
+
+logger = logging.getLogger(__name__)
+
+
+def extract(run: Run) -> Path:
+    """Extract the features of D_cf's training split into RUN/extract; returns that folder.
+
+    Raises:
+        InputsChanged: when the folder was made from another checkpoint, manifest or transform.
+        TrainingError: when a feature is not finite, naming the samples.
+    """
+    source = run.folder / "pretrain" / "network"
+    manifest = run.manifest("clusterfit").split("train")
+    folder = run.folder / "extract"
+    network, _ = load_network(source)
+    extract_into(
+        run,
+        folder,
+        network=network,
+        network_digest=Record.read(source, kind="network").digest,
+        manifest=manifest,
+        look="extract",
+        average_views=True,
+        layer=run.config.extract.layer,
+    )
+    return folder
+
+
+def extract_into(
+    run: Run,
+    folder: Path,
+    *,
+    network: Network,
+    network_digest: str,
+    manifest: Manifest,
+    look: Look,
+    average_views: bool,
+    layer: str | None = None,
+) -> FeatureStore:
+    """Extract the features of a manifest into a store, continuing where a killed run stopped.
+
+    Args:
+        run: configuration, modality, device.
+        folder: the store.
+        network: whose trunk gives the features.
+        network_digest: identifies it in the store's inputs.
+        manifest: the samples.
+        look: `extract` or `score`.
+        average_views: store (D,) means over the views instead of (V, D).
+        layer: a named layer of the trunk instead of its output.
+    """
+    inputs = {
+        **run.config.plain("modality", "precision", "extract"),
+        "input": run.input_for(look),
+        "look": look,
+        "average_views": average_views,
+        "layer": layer,
+        "network": network_digest,
+        "manifest": manifest.digest,
+    }
+    if claim(folder, inputs, fresh=run.fresh):
+        logger.info("%s: extracted before", folder.relative_to(run.folder))
+        return FeatureStore(folder)
+    writer = FeatureWriter(folder, manifest.ids, shard_size=run.config.extract.shard_size)
+    module = LayerFeatures(network.trunk, layer)
+    bar = tqdm(total=len(manifest), desc=str(folder.relative_to(run.folder)), unit="sample", disable=None, leave=False)
+    with costed(folder), run.loader(manifest, stage="extract") as loader, bar, interrupts.graceful():
+        for shard in range(writer.num_shards):
+            ids = writer.ids_of(shard)
+            before = writer.written(shard)
+            if before is not None:
+                loader.ledger.extend(Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for s in before["skips"])
+            else:
+                _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
+            bar.update(len(ids))
+        record = writer.finish()
+    facts = record.facts
+    logger.info(
+        "%s: %d features of shape %s, %d skipped",
+        folder.relative_to(run.folder),
+        facts["num_samples"],
+        facts["shape"],
+        facts["num_skipped"],
+    )
+    return FeatureStore(folder, verify=False)
+
+
+def _extract_shard(
+    run: Run,
+    module: LayerFeatures,
+    loader: SampleLoader,
+    writer: FeatureWriter,
+    shard: int,
+    ids: Sequence[str],
+    *,
+    look: Look,
+    average_views: bool,
+) -> None:
+    dtype = np.float16 if run.config.extract.dtype == "fp16" else np.float32
+    skipped_before = {skip.sample_id for skip in loader.ledger.skips}
+    loader.ledger.fallbacks = Counter()
+    done: list[str] = []
+    parts: list[np.ndarray] = []
+    for batch_ids, features_NVD in forward_views(
+        module,
+        loader,
+        ids,
+        look=look,
+        batch_size=run.config.extract.batch_size,
+        modality=run.modality,
+        accelerator=run.accelerator,
+    ):
+        with np.errstate(over="ignore"):
+            features = (features_NVD.mean(axis=1) if average_views else features_NVD).astype(dtype)
+        _check_finite(features, features_NVD, batch_ids)
+        done += batch_ids
+        parts.append(features)
+    skips = [skip for skip in loader.ledger.skips if skip.sample_id not in skipped_before]
+    features = np.concatenate(parts) if parts else np.empty((0, 0), dtype=dtype)
+    writer.write(shard, ids=done, features=features, skips=skips, fallbacks=loader.ledger.fallbacks)
+
+
+def _check_finite(stored: np.ndarray, computed: np.ndarray, ids: Sequence[str]) -> None:
+    axes = tuple(range(1, stored.ndim))
+    broken = [i for i, fine in zip(ids, np.isfinite(stored).all(axis=axes), strict=True) if not fine]
+    if broken:
+        overflow = bool(np.isfinite(computed).all())
+        raise TrainingError(
+            f"extract: the features of {len(broken)} samples are not finite, first: {', '.join(broken[:5])}.",
+            why="they exceed what fp16 can hold" if overflow else "the network gives NaN or infinity for them",
+            fix="Set extract.dtype to fp32." if overflow else "Look at the checkpoint; at most this shard was lost.",
+        )

@@ -1,0 +1,90 @@
+"""retrain: N_cf, a new network from scratch on the pseudo-labels.
+
+    RUN/retrain/
+      network/     N_cf
+      metrics.jsonl, tensorboard/, skips.jsonl
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from cfvid.artifacts import Record, claim
+from cfvid.data.skips import LEDGER_NAME
+from cfvid.errors import DataError
+from cfvid.models.weights import NetworkConfig, save_network
+from cfvid.models.zoo import build_network
+from cfvid.seeds import derive
+from cfvid.stages.cluster import KIND as CLUSTER_KIND
+from cfvid.stages.cluster import read_pseudo_labels
+from cfvid.stages.context import Run, costed
+from cfvid.stages.pretrain import network_files
+from cfvid.training.checkpoint import remove_states
+from cfvid.training.loop import TrainingData, train
+from cfvid.training.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+KIND = "retrain"
+
+
+def retrain(run: Run) -> Path:
+    """Train N_cf in RUN/retrain; returns its network folder.
+
+    Raises:
+        InputsChanged: when RUN/retrain was made from other pseudo-labels, samples or settings.
+        DataError: when pseudo-labels speak of samples that D_cf does not have, or all are in one cluster.
+    """
+    config, folder = run.config, run.folder / "retrain"
+    manifest = run.manifest("clusterfit").split("train")
+    inputs = {
+        **config.plain("modality", "seed", "precision", "retrain"),
+        "arch": config.retrain_arch,
+        "input": run.input_for("train"),
+        "pseudo_labels": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
+        "manifest": manifest.digest,
+    }
+    if claim(folder, inputs, fresh=run.fresh):
+        logger.info("retrain: done before")
+        Record.read(folder, kind=KIND).verify(folder)
+        return folder / "network"
+    with costed(folder):
+        cluster_of = read_pseudo_labels(run.folder / "cluster")
+        samples = manifest.select(list(cluster_of))
+        num_clusters = 1 + max(cluster_of.values())
+        if num_clusters < 2:
+            raise DataError(
+                "retrain: all samples are in one cluster, so there is nothing to learn.",
+                why="the features have collapsed, the samples are identical, or cluster.num_clusters is 1",
+                fix="Look at RUN/cluster/quality.json and at N_pre.",
+            )
+        targets = Targets([str(k) for k in range(num_clusters)], {i: (str(k),) for i, k in cluster_of.items()})
+        logger.info("retrain: %d samples, %d clusters, %s", len(samples), num_clusters, config.retrain_arch)
+        seed = derive(config.seed, "retrain", "weights")
+        network = build_network(config.retrain_arch, num_classes=num_clusters, seed=seed)
+        training = config.retrain.training
+        with run.loader(samples, stage="retrain") as loader:
+            batch_size = min(training.batch_size, len(samples))
+            data = TrainingData(loader, targets, run.modality, samples.ids, config.seed, "retrain", batch_size)
+            train(
+                network,
+                data,
+                config=training,
+                folder=folder,
+                accelerator=run.accelerator,
+                log_every_steps=config.runtime.log_every_steps,
+            )
+            loader.ledger.write(folder)
+        saved = NetworkConfig(
+            arch=network.arch,
+            modality=config.modality,
+            num_classes=num_clusters,
+            classes=[],
+            input=config.plain("input")["input"],
+            made_by={"stage": "retrain", "inputs": inputs},
+        )
+        save_network(folder / "network", network, saved)
+        Record.write(folder, kind=KIND, inputs=inputs, files=[*network_files(), LEDGER_NAME])
+        remove_states(folder)
+    return folder / "network"

@@ -1,0 +1,244 @@
+"""transfer: each network on each target, by linear probe and by full fine-tuning.
+
+    RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
+      features/{train,val}/                feature stores, views kept apart
+      PROTOCOL-seedS/                      PROTOCOL is linear or finetune
+        scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
+        predictions.parquet                sample_id, label, predicted, probability
+        metrics.jsonl, tensorboard/        of fine-tuning
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from cfvid.artifacts import Record, atomic_file, claim, digest_of, read_json, write_json
+from cfvid.data.manifest import Manifest
+from cfvid.errors import DataError
+from cfvid.evaluation.inference import forward_views
+from cfvid.evaluation.linear import LinearProbe
+from cfvid.evaluation.scoring import sample_probabilities, score
+from cfvid.models.weights import load_network
+from cfvid.models.zoo import Network, build_network
+from cfvid.seeds import derive
+from cfvid.stages.context import Run, costed
+from cfvid.stages.extract import extract_into
+from cfvid.training.checkpoint import remove_states
+from cfvid.training.loop import TrainingData, train
+from cfvid.training.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+KIND = "transfer-scores"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network to score."""
+
+    name: str
+    """n_pre, n_cf or random."""
+    folder_name: str
+    source: Path | None
+    """Its network folder; None for random initialisation."""
+    digest: str
+    arch: str
+    seed: int
+
+    def load(self) -> Network:
+        """A new copy of the network."""
+        if self.source is None:
+            return build_network(self.arch, num_classes=1, seed=derive(self.seed, "random", "weights"))
+        return load_network(self.source)[0]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One data set to transfer to."""
+
+    name: str
+    train: Manifest
+    val: Manifest
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names by index: the training split's."""
+        return self.train.classes
+
+    def labels(self, ids: list[str], split: Manifest) -> np.ndarray:
+        """Class indices, int64 (N,), in the order of `ids`."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
+
+
+def transfer(run: Run) -> Path:
+    """Score every network on every target by every protocol and seed, in RUN/transfer.
+
+    Raises:
+        DataError: when a target has no labels, one class, several labels per sample, or unseen classes in val.
+    """
+    config = run.config.transfer
+    for name in run.config.data.targets:
+        target = _target(run, name)
+        for seed in config.seeds:
+            for candidate in _candidates(run, seed):
+                for protocol in config.protocols:
+                    _score_one(run, target, candidate, protocol, seed)
+    return run.folder / "transfer"
+
+
+def _target(run: Run, name: str) -> Target:
+    target = Target(name, run.labelled(name, "train"), run.labelled(name, "val"))
+    labels = {**target.train.labels_by_id, **target.val.labels_by_id}
+    several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
+    if several:
+        raise DataError(f"{name}: a target needs one label per sample; {several[0]} has several.")
+    if len(target.classes) < 2:
+        raise DataError(f"{name}: a target needs at least two classes, its training split has one.")
+    unseen = sorted(set(target.val.classes) - set(target.classes))
+    if unseen:
+        raise DataError(f"{name}: the val split has classes that train lacks: {', '.join(unseen[:5])}.")
+    return target
+
+
+def _candidates(run: Run, seed: int) -> Iterator[Candidate]:
+    stages = {"n_pre": "pretrain", "n_cf": "retrain"}
+    for name in run.config.transfer.networks:
+        if name in stages:
+            source = run.folder / stages[name] / "network"
+            record = Record.read(source, kind="network")
+            yield Candidate(name, name, source, record.digest, record.inputs["arch"], seed)
+        else:
+            arch = run.config.pretrain.arch
+            yield Candidate(name, f"random-seed{seed}", None, digest_of(["random", arch, seed]), arch, seed)
+
+
+def _score_one(run: Run, target: Target, candidate: Candidate, protocol: str, seed: int) -> None:
+    home = run.folder / "transfer" / target.name / candidate.folder_name
+    folder = home / f"{protocol}-seed{seed}"
+    config = run.config
+    inputs = {
+        **config.plain("modality", "precision"),
+        "protocol": config.plain("transfer")["transfer"][protocol],
+        "input": run.input_for("train", "extract", "score"),
+        "network": candidate.digest,
+        "seed": seed,
+        "train": target.train.digest,
+        "val": target.val.digest,
+    }
+    if claim(folder, inputs, fresh=run.fresh):
+        logger.info("%s: done before", folder.relative_to(run.folder))
+        return
+    with costed(folder):
+        if protocol == "linear":
+            ids, logits_NVC = _linear(run, target, candidate, home, seed)
+        else:
+            ids, logits_NVC = _finetune(run, target, candidate, folder, seed)
+        labels = target.labels(ids, target.val)
+        scores = score(logits_NVC, labels, view_noun=run.modality.view_noun)
+        write_json(folder / "scores.json", scores)
+        _write_predictions(folder / "predictions.parquet", ids, labels, logits_NVC, target.classes)
+        facts = {"network": candidate.name, "target": target.name, "protocol": protocol, "num_scored": len(ids)}
+        facts |= {"num_absent": len(target.val) - len(ids), "num_views": logits_NVC.shape[1]}
+        files = ["predictions.parquet", "scores.json"]
+        Record.write(folder, kind=KIND, inputs=inputs, files=files, facts=facts)
+        remove_states(folder)
+    shown = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
+    logger.info("%s: %s", folder.relative_to(run.folder), shown)
+
+
+def _linear(run: Run, target: Target, candidate: Candidate, home: Path, seed: int) -> tuple[list[str], np.ndarray]:
+    network = candidate.load()
+
+    def features(split: str, manifest: Manifest) -> tuple[list[str], np.ndarray]:
+        store = extract_into(
+            run,
+            home / "features" / split,
+            network=network,
+            network_digest=candidate.digest,
+            manifest=manifest,
+            look="extract" if split == "train" else "score",
+            average_views=False,
+        )
+        return store.ids, store.gather(store.ids)
+
+    train_ids, train_NVD = features("train", target.train)
+    val_ids, val_NVD = features("val", target.val)
+    probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, "linear", target.name))
+    probe.fit(train_NVD, target.labels(train_ids, target.train), num_classes=len(target.classes))
+    return val_ids, probe.logits(val_NVD)
+
+
+def _finetune(run: Run, target: Target, candidate: Candidate, folder: Path, seed: int) -> tuple[list[str], np.ndarray]:
+    config = run.config.transfer.finetune
+    trunk = candidate.load().trunk
+    # The head is drawn from the seed, the same one for every candidate.
+    network = build_network(candidate.arch, num_classes=len(target.classes), seed=derive(seed, "finetune", "head"))
+    network.trunk.load_state_dict(trunk.state_dict())
+    targets = Targets(target.classes, target.train.labels_by_id)
+    # Random draws are named by the target alone: every candidate sees the same batches.
+    stage = f"finetune on {target.name}"
+    logger.info("%s: %s", stage, candidate.name)
+    with run.loader(target.train, stage=stage) as loader:
+        batch_size = min(config.batch_size, len(target.train))
+        data = TrainingData(loader, targets, run.modality, target.train.ids, seed, stage, batch_size)
+        train(
+            network,
+            data,
+            config=config,
+            folder=folder,
+            accelerator=run.accelerator,
+            log_every_steps=run.config.runtime.log_every_steps,
+        )
+    with run.loader(target.val, stage=stage) as loader:
+        parts = list(
+            forward_views(
+                network,
+                loader,
+                target.val.ids,
+                look="score",
+                batch_size=run.config.transfer.batch_size,
+                modality=run.modality,
+                accelerator=run.accelerator,
+            )
+        )
+    if not parts:
+        raise DataError(f"{stage}: none of the val samples could be read.")
+    return [i for ids, _ in parts for i in ids], np.concatenate([logits for _, logits in parts])
+
+
+def _write_predictions(
+    path: Path, ids: list[str], labels: np.ndarray, logits_NVC: np.ndarray, classes: list[str]
+) -> None:
+    probabilities = sample_probabilities(logits_NVC)
+    said = probabilities.argmax(axis=1)
+    table = pa.table(
+        {
+            "sample_id": ids,
+            "label": [classes[i] for i in labels],
+            "predicted": [classes[i] for i in said],
+            "probability": probabilities[np.arange(len(said)), said],
+        }
+    )
+    with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+
+
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """All scores below RUN/transfer: {network, target, protocol, metric, value, seed}, value in percent."""
+    scores = []
+    for path in sorted(folder.glob("*/*/*/scores.json")):
+        record = Record.read(path.parent, kind=KIND)
+        facts, seed = record.facts, record.inputs["seed"]
+        for metric, value in read_json(path).items():
+            entry = {key: facts[key] for key in ("network", "target", "protocol")}
+            scores.append({**entry, "metric": metric, "value": value, "seed": seed})
+    return scores

@@ -1,0 +1,74 @@
+"""Resumable training states: whole folders that appear at once, the newest whole one is used.
+
+    FOLDER/states/step-00000120/
+      model.safetensors, optimizer.bin, ...   Accelerate's
+      progress.json                           where in the run it was taken
+      record.json                             digests
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from cfvid.artifacts import Record, atomic_folder, read_json, remove_leftovers, write_json
+from cfvid.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+KIND = "training-state"
+
+
+@dataclass
+class Progress:
+    """Where a training run is."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that are done."""
+    step: int = 0
+    """Batches done in all."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Running sums of this epoch's metrics."""
+
+
+def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
+    """Write the state and remove older ones."""
+    states = folder / "states"
+    target = states / f"step-{progress.step:08d}"
+    with atomic_folder(target) as temporary:
+        accelerator.save_state(str(temporary), safe_serialization=True)
+        write_json(temporary / "progress.json", asdict(progress))
+        names = [path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file()]
+        Record.write(temporary, kind=KIND, inputs={}, files=names)
+    for older in sorted(states.glob("step-*")):
+        if older != target:
+            shutil.rmtree(older)
+
+
+def load_state(accelerator: Accelerator, folder: Path) -> Progress:
+    """Restore the newest whole state into the prepared objects; a new `Progress` when there is none."""
+    states = folder / "states"
+    if not states.is_dir():
+        return Progress()
+    remove_leftovers(states)
+    for state in sorted(states.glob("step-*"), reverse=True):
+        try:
+            Record.read(state, kind=KIND).verify(state)
+        except ArtifactError as error:
+            logger.warning("%s is not used: %s", state, error.what)
+            continue
+        accelerator.load_state(str(state))
+        progress = Progress(**read_json(state / "progress.json"))
+        logger.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
+        return progress
+    return Progress()
+
+
+def remove_states(folder: Path) -> None:
+    """Remove all states, once the trained network is saved."""
+    shutil.rmtree(folder / "states", ignore_errors=True)

@@ -1,0 +1,55 @@
+"""Device and precision, decided once per process through Accelerate and logged with the reason."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from cfvid.config import RunConfig
+from cfvid.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_ACCELERATE_NAME = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """The process' Accelerator for this configuration.
+
+    Raises:
+        ConfigError: when a GPU is asked for and there is none, or fp16 on a CPU.
+    """
+    device, has_cuda = config.runtime.device, torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise ConfigError("runtime.device is cuda, but torch sees no GPU.", fix="`cfvid doctor` says what is there.")
+    on_cpu = device == "cpu" or not has_cuda
+    precision, reason = _precision(config, on_cpu)
+    # Accelerate keeps one global state; another run in this process may have asked for another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_ACCELERATE_NAME[precision])
+    why = "asked for" if device != "auto" else ("the only one" if on_cpu else "a GPU is there")
+    logger.info("device %s (%s), precision %s (%s)", accelerator.device, why, precision, reason)
+    # The same configuration gives the same numbers: no algorithm choice by timing.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return accelerator
+
+
+def _precision(config: RunConfig, on_cpu: bool) -> tuple[str, str]:
+    if config.precision == "fp16" and on_cpu:
+        raise ConfigError("precision is fp16, which needs a GPU.", fix="Use fp32 or bf16 on a CPU.")
+    if config.precision != "auto":
+        return config.precision, "asked for"
+    if on_cpu:
+        return "fp32", "the default on a CPU"
+    if torch.cuda.is_bf16_supported():
+        return "bf16", "the GPU has it"
+    return "fp32", "the GPU has no bf16"
+
+
+def memory_format(batch_or_dims: int) -> torch.memory_format:
+    """The channels-last format for batches of 2D (4) or 3D (5) inputs."""
+    return torch.channels_last if batch_or_dims == 4 else torch.channels_last_3d

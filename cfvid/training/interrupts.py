@@ -1,0 +1,50 @@
+"""SIGTERM and Ctrl-C as a flag that long work looks at between steps, so that it can save and end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from cfvid.errors import Interrupted
+
+_received: list[int] = []
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[None]:
+    """Within it, the first signal sets the flag; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    _received.clear()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        _received.append(number)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def requested() -> bool:
+    """Whether a signal came."""
+    return bool(_received)
+
+
+def stop_if_requested() -> None:
+    """End here when a signal came.
+
+    Raises:
+        Interrupted: with the signal's exit code.
+    """
+    if _received:
+        raise Interrupted.by_signal(_received[0])

@@ -1,0 +1,219 @@
+"""The one training loop: pretraining, retraining and fine-tuning all run through it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from cfvid.config import TrainingConfig
+from cfvid.data.loader import Batch, SampleLoader
+from cfvid.errors import DataError, TrainingError
+from cfvid.modalities.base import Modality
+from cfvid.seeds import derive, stream
+from cfvid.training import interrupts
+from cfvid.training.checkpoint import Progress, load_state, save_state
+from cfvid.training.device import memory_format
+from cfvid.training.metrics import MetricsLog
+from cfvid.training.optim import build_optimizer, learning_rate, set_learning_rate
+from cfvid.training.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Samples with targets, in a reproducible order.
+
+    Every draw is keyed by (seed, stage, epoch, sample), so that an epoch can be entered in its middle.
+    """
+
+    loader: SampleLoader
+    targets: Targets
+    modality: Modality
+    ids: list[str]
+    seed: int
+    stage: str
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if len(self.ids) < 2:
+            raise DataError(
+                f"{self.stage}: {len(self.ids)} sample(s) to train on; at least 2 are needed.",
+                why="batch normalisation has no statistics over one sample",
+                fix="Check the source and its train split.",
+            )
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch; a last batch of one sample is left out."""
+        whole, rest = divmod(len(self.ids), self.batch_size)
+        return max(1, whole + (rest > 1))
+
+    def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on."""
+        order = stream(self.seed, self.stage, "order", number).permutation(len(self.ids))
+        ids = [self.ids[i] for i in order[: self.num_batches * self.batch_size]]
+        ids = ids[first_batch * self.batch_size :]
+        seeds = [derive(self.seed, self.stage, "augment", number, sample_id) for sample_id in ids]
+        return self.loader.batches(ids, batch_size=self.batch_size, look="train", seeds=seeds)
+
+
+def train(
+    network: nn.Module,
+    data: TrainingData,
+    *,
+    config: TrainingConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    log_every_steps: int = 10,
+) -> nn.Module:
+    """Train a network; a run that was cut short continues from its last state.
+
+    Args:
+        network: float input -> logits; trained in place.
+        data: what to train on.
+        config: optimiser, schedule, length.
+        folder: takes states (removed at the end), metrics.jsonl and tensorboard/.
+        accelerator: device and precision.
+        log_every_steps: steps between lines in metrics.jsonl.
+
+    Returns:
+        The trained network, unwrapped, on the accelerator's device.
+
+    Raises:
+        TrainingError: when a loss or gradient is not finite; the last state is kept.
+        Interrupted: after a signal; the state was saved.
+    """
+    if config.channels_last:
+        network = network.to(memory_format=memory_format(data.modality.network_dims + 2))
+    prepared, optimizer = accelerator.prepare(network, build_optimizer(network, config))
+    progress = load_state(accelerator, folder)
+    log = MetricsLog(folder, resumed_step=progress.step)
+    num_steps = config.epochs * data.num_batches
+    bar = tqdm(total=num_steps, initial=progress.step, desc=data.stage, unit="batch", disable=None, leave=False)
+    clock = _Clock(config.checkpoint_minutes, progress.step)
+    prepared.train()
+    with contextlib.closing(log), bar, interrupts.graceful():
+        while progress.epoch < config.epochs:
+            for batch in data.epoch(progress.epoch, first_batch=progress.batch):
+                epoch = progress.epoch + progress.batch / data.num_batches
+                set_learning_rate(optimizer, learning_rate(config, epoch=epoch))
+                progress.batch, progress.step = progress.batch + 1, progress.step + 1
+                last = progress.batch % config.gradient_accumulation == 0 or progress.batch == data.num_batches
+                values = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
+                for name, value in values.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+                bar.update()
+                if values and progress.step % log_every_steps == 0:
+                    count = values.pop("samples")
+                    means = {name: value / count for name, value in values.items()}
+                    log.log(step=progress.step, event="step", epoch=epoch, lr=optimizer.param_groups[0]["lr"], **means)
+                if last and (interrupts.requested() or clock.checkpoint_is_due()):
+                    save_state(accelerator, folder, progress)
+                    interrupts.stop_if_requested()
+            _end_epoch(progress, data, log, clock, num_steps)
+            save_state(accelerator, folder, progress)
+    return accelerator.unwrap_model(prepared)
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    data: TrainingData,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    update: bool,
+    progress: Progress,
+) -> dict[str, float]:
+    """Forward, backward and, if `update`, one optimiser step; gives sums over the batch's samples."""
+    if len(batch) < 2:  # the others could not be read
+        return {}
+    inputs = data.modality.normalize(batch.inputs[:, 0].to(accelerator.device, non_blocking=True))
+    if config.channels_last:
+        inputs = inputs.to(memory_format=memory_format(inputs.ndim))
+    target = data.targets.batch(batch.sample_ids).to(accelerator.device)
+    # Gradients of all but the last of the accumulated batches stay on their rank.
+    with contextlib.nullcontext() if update else accelerator.no_sync(network):
+        with accelerator.autocast():
+            logits = network(inputs)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise _not_finite("loss", value, data.stage, progress)
+        accelerator.backward(loss / config.gradient_accumulation)
+    if update:
+        _check_gradients(network, config, accelerator, data.stage, progress)
+        optimizer.step()
+        optimizer.zero_grad()
+    hits = target.gather(1, logits.argmax(1, keepdim=True)) > 0 if target.ndim > 1 else logits.argmax(1) == target
+    return {"samples": len(batch), "loss": value * len(batch), "accuracy": hits.sum().item()}
+
+
+def _check_gradients(
+    network: nn.Module, config: TrainingConfig, accelerator: Accelerator, stage: str, progress: Progress
+) -> None:
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if config.clip_grad_norm is not None:
+        norm = accelerator.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
+    else:
+        norm = torch.nn.utils.get_total_norm(gradients)
+    # With fp16, infinite gradients are usual: the scaler leaves the step out and lowers its scale.
+    if accelerator.scaler is None and not torch.isfinite(norm):
+        raise _not_finite("gradient norm", float(norm), stage, progress)
+
+
+def _not_finite(what: str, value: float, stage: str, progress: Progress) -> TrainingError:
+    return TrainingError(
+        f"{stage}: the {what} is {value} in epoch {progress.epoch + 1}, step {progress.step}.",
+        why="training diverged, or the input is broken; the weights were not updated",
+        fix="Lower the learning rate, lengthen the warm-up or clip gradients. The last good state is kept.",
+    )
+
+
+def _end_epoch(progress: Progress, data: TrainingData, log: MetricsLog, clock: _Clock, num_steps: int) -> None:
+    sums = progress.sums
+    if not sums.get("samples"):
+        raise DataError(f"{data.stage}: not a single batch of epoch {progress.epoch + 1} could be read.")
+    means = {name: sums[name] / sums["samples"] for name in ("loss", "accuracy")}
+    progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+    log.log(step=progress.step, event="epoch", epoch=float(progress.epoch), **means)
+    logger.info(
+        "%s epoch %d: loss %.3f, training accuracy %.3f, about %s left",
+        data.stage,
+        progress.epoch,
+        means["loss"],
+        means["accuracy"],
+        clock.time_left(progress.step, num_steps),
+    )
+
+
+class _Clock:
+    """When the next checkpoint is due, and how long the rest will take at the pace so far."""
+
+    def __init__(self, checkpoint_minutes: float, first_step: int) -> None:
+        self._every_s, self._first_step = checkpoint_minutes * 60, first_step
+        self._start = self._last = time.monotonic()
+
+    def checkpoint_is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._every_s:
+            return False
+        self._last = now
+        return True
+
+    def time_left(self, step: int, num_steps: int) -> str:
+        pace = (time.monotonic() - self._start) / max(1, step - self._first_step)
+        return tqdm.format_interval(pace * (num_steps - step))
