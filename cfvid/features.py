@@ -106,7 +106,7 @@ class FeatureWriter:
         for info in infos:
             fallbacks.update(info["fallbacks"])
         num_samples = sum(len(info["sample_ids"]) for info in infos)
-        shape = next((info["shape"][1:] for info in infos if info["sample_ids"]), [])
+        shape: list[int] = next((info["shape"][1:] for info in infos if info["sample_ids"]), [])
         names = [f"shards/{shard:05d}{end}" for shard in range(self.num_shards) for end in (".json", ".npy")]
         known = {f"shards/{shard:05d}.npy": info["sha256"] for shard, info in enumerate(infos)}
         return Record.write(

@@ -65,7 +65,7 @@ class FaissEngine:
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroids by exact search; see the protocol."""
-        index = faiss.IndexFlatL2(centroids_KD.shape[1])
+        index: faiss.Index = faiss.IndexFlatL2(centroids_KD.shape[1])
         if self.num_gpus:
             index = faiss.index_cpu_to_all_gpus(index)
         index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))

@@ -66,10 +66,11 @@ class Projection:
 
     def save(self, path: Path) -> None:
         """Write options and learned values as safetensors."""
-        tensors = {} if self.pca_dim is None else {"mean": self.mean_D_, "components": self.components_PD_}
-        options = {"l2_normalize": str(int(self.l2_normalize)), "whiten": str(int(self.whiten))}
-        with atomic_file(path) as temporary:
-            save_file({"l2_normalize": np.array([self.l2_normalize]), **tensors}, temporary, metadata=options)
+        tensors = {"l2_normalize": np.array([self.l2_normalize])}
+        if self.mean_D_ is not None and self.components_PD_ is not None:
+            tensors |= {"mean": self.mean_D_, "components": self.components_PD_}
+        with atomic_file(path, check=load_file) as temporary:
+            save_file(tensors, temporary)
 
     @classmethod
     def load(cls, path: Path) -> Projection:

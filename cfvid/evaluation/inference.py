@@ -40,7 +40,7 @@ def forward_views(
     Raises:
         Interrupted: after a signal.
     """
-    module = module.to(accelerator.device, memory_format=memory_format(modality.network_dims + 2)).eval()
+    module = module.to(memory_format=memory_format(modality.network_dims + 2)).to(accelerator.device).eval()
     for batch in loader.batches(ids, batch_size=batch_size, look=look):
         interrupts.stop_if_requested()
         if not len(batch):

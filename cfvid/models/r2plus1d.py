@@ -14,7 +14,7 @@ _LAYERS = {10: [1, 1, 1, 1], 18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
 def r2plus1d(depth: int) -> tuple[nn.Module, int]:
     """R(2+1)D-18 or -34 and its feature dimension; parameter names are torchvision's."""
     trunk = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, _LAYERS[depth], R2Plus1dStem)
-    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    trunk.fc = nn.Identity()
     return trunk, 512
 
 
@@ -54,5 +54,5 @@ def thin_r2plus1d(depth: int, *, divisor: int = 4) -> tuple[nn.Module, int]:
 
     make_stem: Callable[..., nn.Module] = stem
     trunk = Thin(BasicBlock, [Conv2Plus1D] * 4, _LAYERS[depth], make_stem)
-    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    trunk.fc = nn.Identity()
     return trunk, 512 // divisor

@@ -26,7 +26,7 @@ def resnet(depth: int, *, small_input: bool = False) -> tuple[nn.Module, int]:
     if small_input:
         trunk.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
-        trunk.maxpool = nn.Identity()  # type: ignore[assignment]
+        trunk.maxpool = nn.Identity()
     feature_dim = trunk.fc.in_features
-    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    trunk.fc = nn.Identity()
     return trunk, feature_dim

@@ -1,9 +1,9 @@
 """Weights on disk: cfvid's own networks as safetensors, and foreign state dicts with a report of what was used.
 
-    NETWORK/
-      model.safetensors   all parameters and buffers of trunk and head
-      config.json         architecture, classes, input options, what made it
-      record.json         digests of the two
+NETWORK/
+  model.safetensors   all parameters and buffers of trunk and head
+  config.json         architecture, classes, input options, what made it
+  record.json         digests of the two
 """
 
 from __future__ import annotations

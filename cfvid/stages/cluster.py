@@ -1,10 +1,10 @@
 """cluster: features -> pseudo-labels by sample id.
 
-    RUN/cluster/
-      pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance (float32, squared)
-      centroids.npy            float32 (K, P), in the space of the projection
-      projection.safetensors   what was done to the features first
-      quality.json             sizes, effective K, agreement with labels, objective, warnings
+RUN/cluster/
+  pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance (float32, squared)
+  centroids.npy            float32 (K, P), in the space of the projection
+  projection.safetensors   what was done to the features first
+  quality.json             sizes, effective K, agreement with labels, objective, warnings
 """
 
 from __future__ import annotations

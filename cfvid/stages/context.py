@@ -62,6 +62,11 @@ class Run:
         """Device and precision; made when first needed."""
         return build_accelerator(self.config)
 
+    @property
+    def precision(self) -> str:
+        """What `auto` came to on this device: `no` (fp32), `bf16` or `fp16`."""
+        return str(self.accelerator.mixed_precision)
+
     # ------------------------------------------------------------------------------------------ data
 
     def manifest(self, name: str) -> Manifest:

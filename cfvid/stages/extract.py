@@ -73,7 +73,8 @@ def extract_into(
         layer: a named layer of the trunk instead of its output.
     """
     inputs = {
-        **run.config.plain("modality", "precision", "extract"),
+        **run.config.plain("modality", "extract"),
+        "precision": run.precision,
         "input": run.input_for(look),
         "look": look,
         "average_views": average_views,

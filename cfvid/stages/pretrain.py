@@ -1,10 +1,10 @@
 """pretrain: N_pre, from labels (optionally with synthetic noise) or from weights that the user brings.
 
-    RUN/pretrain/
-      network/             N_pre
-      labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained here)
-      import.json          which keys of a foreign file were used     (when brought)
-      metrics.jsonl, tensorboard/, skips.jsonl
+RUN/pretrain/
+  network/             N_pre
+  labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained here)
+  import.json          which keys of a foreign file were used     (when brought)
+  metrics.jsonl, tensorboard/, skips.jsonl
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _inputs(run: Run) -> dict[str, Any]:
         chosen = {"arch": config.pretrain.arch, "weights": digest_file(file)}
         return {**config.plain("modality", "seed"), "pretrain": chosen, "input": run.input_for("train")}
     return {
-        **config.plain("modality", "seed", "precision", "pretrain"),
+        **config.plain("modality", "seed", "pretrain"),
+        "precision": run.precision,
         "input": run.input_for("train", "extract"),
         "manifest": run.manifest("pretrain").digest,
     }
@@ -105,7 +106,9 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         )
         loader.ledger.write(folder)
     held_out = _held_out_accuracy(run, network, targets)
-    _finish(run, folder, network, inputs, classes=targets.classes, files=["labels.parquet", LEDGER_NAME], facts=held_out)
+    _finish(
+        run, folder, network, inputs, classes=targets.classes, files=["labels.parquet", LEDGER_NAME], facts=held_out
+    )
     remove_states(folder)
 
 

@@ -1,8 +1,8 @@
 """retrain: N_cf, a new network from scratch on the pseudo-labels.
 
-    RUN/retrain/
-      network/     N_cf
-      metrics.jsonl, tensorboard/, skips.jsonl
+RUN/retrain/
+  network/     N_cf
+  metrics.jsonl, tensorboard/, skips.jsonl
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def retrain(run: Run) -> Path:
     config, folder = run.config, run.folder / "retrain"
     manifest = run.manifest("clusterfit").split("train")
     inputs = {
-        **config.plain("modality", "seed", "precision", "retrain"),
+        **config.plain("modality", "seed", "retrain"),
+        "precision": run.precision,
         "arch": config.retrain_arch,
         "input": run.input_for("train"),
         "pseudo_labels": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,

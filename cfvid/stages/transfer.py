@@ -1,11 +1,11 @@
 """transfer: each network on each target, by linear probe and by full fine-tuning.
 
-    RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
-      features/{train,val}/                feature stores, views kept apart
-      PROTOCOL-seedS/                      PROTOCOL is linear or finetune
-        scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
-        predictions.parquet                sample_id, label, predicted, probability
-        metrics.jsonl, tensorboard/        of fine-tuning
+RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
+  features/{train,val}/                feature stores, views kept apart
+  PROTOCOL-seedS/                      PROTOCOL is linear or finetune
+    scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
+    predictions.parquet                sample_id, label, predicted, probability
+    metrics.jsonl, tensorboard/        of fine-tuning
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def _score_one(run: Run, target: Target, candidate: Candidate, protocol: str, se
     folder = home / f"{protocol}-seed{seed}"
     config = run.config
     inputs = {
-        **config.plain("modality", "precision"),
+        **config.plain("modality"),
+        "precision": run.precision,
         "protocol": config.plain("transfer")["transfer"][protocol],
         "input": run.input_for("train", "extract", "score"),
         "network": candidate.digest,

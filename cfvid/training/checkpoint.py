@@ -1,9 +1,9 @@
 """Resumable training states: whole folders that appear at once, the newest whole one is used.
 
-    FOLDER/states/step-00000120/
-      model.safetensors, optimizer.bin, ...   Accelerate's
-      progress.json                           where in the run it was taken
-      record.json                             digests
+FOLDER/states/step-00000120/
+  model.safetensors, optimizer.bin, ...   Accelerate's
+  progress.json                           where in the run it was taken
+  record.json                             digests
 """
 
 from __future__ import annotations

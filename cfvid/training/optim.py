@@ -12,7 +12,8 @@ from cfvid.config import TrainingConfig
 
 def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay spares normalisation layers and biases unless configured otherwise."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for parameter in network.parameters():
         if not parameter.requires_grad:
             continue
