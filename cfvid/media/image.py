@@ -10,12 +10,11 @@ from PIL import Image, ImageOps
 
 from cfvid.errors import UnreadableSample
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """Formats that are opened; Pillow has many more decoders than training data needs."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before their pixels are allocated."""
-
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture's first frame.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -30,3 +32,21 @@ def resnet(depth: int, *, small_input: bool = False) -> tuple[nn.Module, int]:
     feature_dim = trunk.fc.in_features
     trunk.fc = nn.Identity()
     return trunk, feature_dim
+
+
+def thin_resnet(depth: int, *, divisor: int = 2) -> tuple[nn.Module, int]:
+    """A small-input ResNet with all widths divided, for experiments on a CPU."""
+    width = 64 // divisor
+
+    class Thin(ResNet):
+        def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
+            if planes == 64:
+                self.inplanes = width
+            return super()._make_layer(block, planes // divisor, blocks, stride, dilate)
+
+    trunk = Thin(*_BLOCKS[depth])
+    trunk.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+    trunk.bn1 = nn.BatchNorm2d(width)
+    trunk.maxpool = nn.Identity()
+    trunk.fc = nn.Identity()
+    return trunk, 512 // divisor

@@ -10,7 +10,7 @@ from torch import nn
 
 from cfvid.errors import ConfigError
 from cfvid.models.r2plus1d import r2plus1d, r2plus1d_50, thin_r2plus1d
-from cfvid.models.resnet2d import resnet
+from cfvid.models.resnet2d import resnet, thin_resnet
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "resnet10_thin": Architecture(2, lambda: thin_resnet(10)),
     "resnet10_small": Architecture(2, lambda: resnet(10, small_input=True)),
     "resnet18_small": Architecture(2, lambda: resnet(18, small_input=True)),
     "resnet18": Architecture(2, lambda: resnet(18)),
