@@ -7,11 +7,13 @@ Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,13 +24,24 @@ from pydantic import (
     model_validator,
 )
 
+from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
-from cfvid.yaml_layers import Layer, faults_from, merge, place
+from cfvid.yaml_layers import Layer, merge, place
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+
+def _no_bool(value: Any) -> Any:
+    # In Python, and so in pydantic, True is the number 1: `lr: yes` would train.
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0)]
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Count = Annotated[Integer, Field(ge=1)]
+Natural = Annotated[Integer, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -58,14 +71,27 @@ class SourceConfig(Section):
 
 
 def _as_source(value: Any) -> Any:
+    if not isinstance(value, str | dict | SourceConfig):
+        raise ValueError("a source is a path, or a mapping with a path")
     return {"path": value} if isinstance(value, str) else value
 
 
 def _as_sources(value: Any) -> Any:
-    return [_as_source(item) for item in value] if isinstance(value, list) else [_as_source(value)]
+    return value if isinstance(value, list) else [value]
 
 
-Sources = Annotated[list[SourceConfig], BeforeValidator(_as_sources), Field(min_length=1)]
+Source = Annotated[SourceConfig, BeforeValidator(_as_source)]
+Sources = Annotated[list[Source], BeforeValidator(_as_sources), Field(min_length=1)]
+
+
+def _target_name(name: str) -> str:
+    if name in ("pretrain", "clusterfit"):
+        raise ValueError("no target may have this name, which is that of another source")
+    return name
+
+
+TargetName = Annotated[str, Field(pattern=r"^\w[\w-]*$"), AfterValidator(_target_name)]
+"""Names a folder of the run."""
 
 
 class DataConfig(Section):
@@ -75,9 +101,9 @@ class DataConfig(Section):
     """Folder at which relative paths of sources start; by default the working directory."""
     pretrain: Sources
     """D_pre: labelled samples for N_pre. A path, or a list of sources that are put together."""
-    clusterfit: Annotated[list[SourceConfig] | None, BeforeValidator(lambda v: v and _as_sources(v))] = None
+    clusterfit: Sources | None = None
     """D_cf: the pool that is clustered and retrained on, labels unused. By default the same as `pretrain`."""
-    targets: dict[str, Sources]
+    targets: dict[TargetName, Sources]
     """Transfer targets by name; each needs labels and both splits."""
     skip_budget: Fraction = 0.05
     """Largest share of unreadable samples that a stage accepts."""
@@ -97,17 +123,17 @@ class TrainingConfig(Section):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive
     """Peak learning rate."""
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    weight_decay: Annotated[Number, Field(ge=0.0)] = 1e-4
     decay_norm_and_bias: bool = False
     """Whether weight decay also applies to normalisation layers and biases."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup_epochs: Annotated[Number, Field(ge=0.0)] = 0.0
     milestones: list[Count] = []
     """Epochs at which `schedule: step` multiplies the learning rate by `gamma`."""
     gamma: Positive = 0.1
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     clip_grad_norm: Positive | None = None
     gradient_accumulation: Count = 1
     """Batches per optimiser step."""
@@ -207,7 +233,7 @@ class TransferConfig(Section):
 
     networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1)] = ["n_pre", "n_cf", "random"]
     protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1)] = ["linear", "finetune"]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Integer], Field(min_length=1)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
@@ -244,7 +270,7 @@ class RunConfig(Section):
     """Everything that decides the outcome of a run."""
 
     modality: str
-    seed: int = 0
+    seed: Integer = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of all forward and backward passes. `auto`: bf16 on a GPU that has it, else fp32."""
     input: SerializeAsAny[Section]
@@ -291,20 +317,11 @@ def load_config(
     """
     faults = [fault for layer in layers for fault in layer.faults]
     values = merge(layers)
-    name = values.get("modality")
-    modality = modalities.get(name) if isinstance(name, str) else None
-    if modality is None:
-        faults.append(f"modality: {name!r} is not one of {', '.join(modalities)}")
-    else:
-        faults += _architecture_faults(values, layers, modality.network_dims, architectures)
-    model = schema(modality.Input if modality else Section)
     config = None
-    try:
-        config = model.model_validate(values)
-    except ValidationError as error:
-        found = faults_from(error, model=model, layers=layers)
-        # Without a known modality its input keys cannot be judged.
-        faults += [fault for fault in found if modality or "input" not in fault]
+    if not any(layer.faults and not layer.values for layer in layers):
+        # Otherwise a whole layer is missing, and most of what would be found has that one cause.
+        config, found = _validate(values, layers, modalities, architectures)
+        faults += found
     if faults or config is None:
         raise ConfigError(
             f"The configuration has {len(faults)} fault{'s' * (len(faults) != 1)}:\n"
@@ -314,17 +331,52 @@ def load_config(
     return config
 
 
+def _validate(
+    values: dict[str, Any],
+    layers: Sequence[Layer],
+    modalities: Mapping[str, ModalityKeys],
+    architectures: Mapping[str, int],
+) -> tuple[RunConfig | None, list[str]]:
+    """The configuration, or None; and every fault."""
+    name = values.get("modality")
+    modality = modalities.get(name) if isinstance(name, str) else None
+    faults = []
+    if modality is None:
+        faults.append(f"{place(layers, 'modality')}modality: {_not_one_of(name, modalities)}")
+    else:
+        faults += _architecture_faults(values, layers, modality.network_dims, architectures)
+    model = schema(modality.Input if modality else _AnyInput)
+    try:
+        return model.model_validate(values), faults
+    except ValidationError as error:
+        found = faults_from(error, model=model, layers=layers, values=values)
+    # Without a modality its shipped defaults are not there, so that nearly every key is missing.
+    return None, faults + [fault for fault in found if modality or not fault.endswith("is missing")]
+
+
+class _AnyInput(Section):
+    """Stands in for the input keys of a modality that nobody knows."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def _architecture_faults(
-    values: Mapping[str, Any], layers: list[Layer], dims: int, architectures: Mapping[str, int]
+    values: Mapping[str, Any], layers: Sequence[Layer], dims: int, architectures: Mapping[str, int]
 ) -> list[str]:
     faults = []
-    for section in ("pretrain", "retrain"):
+    fitting = [name for name, its_dims in architectures.items() if its_dims == dims]
+    for key in ("pretrain.arch", "retrain.arch"):
+        section, _, leaf = key.partition(".")
         part = values.get(section)
-        arch = part.get("arch") if isinstance(part, Mapping) else None
-        if arch is not None and architectures.get(arch) != dims:
-            fitting = ", ".join(name for name, d in architectures.items() if d == dims)
-            faults.append(f"{place(layers, f'{section}.arch')}{section}.arch: {arch!r} is not one of {fitting}")
+        arch = part.get(leaf) if isinstance(part, Mapping) else None
+        if isinstance(arch, str) and arch not in fitting:
+            faults.append(f"{place(layers, key)}{key}: {_not_one_of(arch, fitting)}")
     return faults
+
+
+def _not_one_of(name: object, known: Iterable[str]) -> str:
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"{name!r} is not one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def schema(input_section: type[Section]) -> type[RunConfig]:

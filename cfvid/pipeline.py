@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -60,7 +61,12 @@ def dump_config(config: RunConfig) -> str:
 
 def describe_plan(config: RunConfig, output: Path) -> list[str]:
     """What the stages would do, without doing it (data sets are read, and generated when embedded)."""
-    run = Run(config, output)
+    with tempfile.TemporaryDirectory(prefix="cfvid-plan-") as scratch:  # a plan leaves nothing in the run folder
+        return _plan_lines(Run(config, Path(scratch)), output)
+
+
+def _plan_lines(run: Run, output: Path) -> list[str]:
+    config = run.config
     pool, labelled = run.manifest("clusterfit").split("train"), run.manifest("pretrain").split("train")
     lines = [f"run folder   {output}"]
     if config.pretrain.weights:

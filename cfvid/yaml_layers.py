@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import types
-import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from cfvid.errors import ConfigError
 
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 200_000
 _REPLACED_WHOLE = {("data", "targets")}
 """Mappings that a stronger layer replaces instead of extending: their keys are the user's own names."""
 
@@ -55,13 +52,19 @@ class Layer:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data alone: no tags that construct objects, no aliases (they can expand without bound)."""
+    """Plain data alone: no tags that construct objects, no aliases (they can expand without bound), no dates."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.MarkedYAMLError(problem="aliases (*name) are refused", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_yaml(path: Path) -> Layer:
@@ -71,46 +74,58 @@ def read_yaml(path: Path) -> Layer:
         ConfigError: when the file does not exist or is far too large for a configuration.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}.", why=str(error)) from error
     if len(data) > _MAX_BYTES:
-        raise ConfigError(f"{path} has {len(data)} bytes; a configuration has at most {_MAX_BYTES}.")
+        raise ConfigError(f"{path} is too large: a configuration has at most {_MAX_BYTES} bytes.")
     return parse_yaml(data.decode("utf-8", errors="replace"), name=str(path))
 
 
 def parse_yaml(text: str, *, name: str) -> Layer:
     """Parse YAML text as a layer."""
     layer = Layer(name=name, values={})
-    loader = _StrictLoader(text)
-    try:
-        node = loader.get_single_node()
-        value = {} if node is None else _plain(node, loader, layer, key="")
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        layer.faults.append(f"{where}: {error.problem or error}")
-        return layer
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        layer.faults.append(f"{name}: {type(error).__name__}: {error}")
-        return layer
-    finally:
-        loader.dispose()
+    value = _parse(text, layer)
     if isinstance(value, dict):
         layer.values.update(value)
-    else:
+    elif value is not None:
         layer.faults.append(f"{name}: a configuration is a mapping of keys to values")
     return layer
 
 
+def _parse(text: str, layer: Layer) -> Any:
+    """One YAML document as plain Python values; None when it is empty or, with a fault noted, cannot be read."""
+    try:
+        loader = _StrictLoader(text)
+        try:
+            node = loader.get_single_node()
+            return None if node is None else _plain(node, loader, layer, key="")
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{layer.name}:{mark.line + 1}" if mark else layer.name
+        layer.faults.append(f"{where}: {error.problem or error}")
+    except RecursionError:
+        layer.faults.append(f"{layer.name}: nested too deeply")
+    except (yaml.YAMLError, ValueError) as error:
+        layer.faults.append(f"{layer.name}: {' '.join(str(error).split())}")
+    return None
+
+
 def _plain(node: yaml.Node, loader: yaml.SafeLoader, layer: Layer, *, key: str) -> Any:
     """A node as plain Python values; notes the line of every key and each key that occurs twice."""
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_object(node)
+    if node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag!r} is refused", problem_mark=node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, loader, layer, key=f"{key}.{i}") for i, item in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
         part = str(loader.construct_object(key_node))
         dotted = f"{key}.{part}" if key else part
         if part in result:
@@ -121,10 +136,14 @@ def _plain(node: yaml.Node, loader: yaml.SafeLoader, layer: Layer, *, key: str) 
     return result
 
 
-def from_overrides(tokens: list[str]) -> Layer:
+def from_overrides(tokens: Sequence[str], *, flags: Collection[str] = ()) -> Layer:
     """Dotted overrides (`--cluster.num_clusters 64` or `--cluster.num_clusters=64`) as a layer.
 
     Values are read as YAML, so that numbers, lists and null mean what they mean in a file.
+
+    Args:
+        tokens: what the command line holds besides its own flags.
+        flags: those flags, without dashes: what comes near one of them is a misspelt or abbreviated flag.
     """
     layer = Layer(name="command line", values={})
     queue = list(tokens)
@@ -134,22 +153,30 @@ def from_overrides(tokens: list[str]) -> Layer:
         if not flag.startswith("--") or len(flag) < 3:
             layer.faults.append(f"command line: {token!r} is not a flag")
             continue
-        if not equals:
-            if not queue or queue[0].startswith("--"):
-                layer.faults.append(f"command line: {flag} has no value")
-                continue
+        has_value = bool(equals) or bool(queue and not queue[0].startswith("--"))
+        if has_value and not equals:
             value = queue.pop(0)
-        _set(layer, flag[2:], value)
+        meant = _nearest_flag(flag[2:], flags)
+        if meant:
+            layer.faults.append(f"command line: unknown flag {flag}; did you mean --{meant}?")
+        elif not has_value:
+            layer.faults.append(f"command line: {flag} has no value")
+        else:
+            _set(layer, flag[2:], value)
     return layer
 
 
+def _nearest_flag(key: str, flags: Collection[str]) -> str | None:
+    begun = [flag for flag in flags if len(key) > 1 and flag.startswith(key)]
+    return next(iter(begun or difflib.get_close_matches(key, flags, n=1, cutoff=0.75)), None)
+
+
 def _set(layer: Layer, key: str, text: str) -> None:
-    parsed = parse_yaml(f"value: {text}" if text.strip() else "value: ''", name="command line")
-    if parsed.faults:
-        # Text such as `a: b` is no YAML value; it is meant as it stands.
-        parsed = Layer(name="command line", values={"value": text})
     node = layer.values
     *parents, last = key.split(".")
+    if any(part.isdigit() for part in parents):
+        layer.faults.append(f"command line: --{key}: items of a list cannot be set one by one; give the whole list")
+        return
     for part in parents:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
@@ -157,7 +184,14 @@ def _set(layer: Layer, key: str, text: str) -> None:
             return
     if last in node:
         layer.faults.append(f"command line: --{key} is given twice")
-    node[last] = parsed.values["value"]
+    node[last] = _override_value(text)
+
+
+def _override_value(text: str) -> Any:
+    """The YAML value of an override; text that is none, or that YAML would cut at a comment, is meant as it stands."""
+    scratch = Layer(name="command line", values={})
+    value = _parse(text, scratch)
+    return text if scratch.faults or not text.strip() or "#" in text else value
 
 
 def merge(layers: Iterable[Layer]) -> dict[str, Any]:
@@ -178,60 +212,7 @@ def _merge(weak: dict[str, Any], strong: dict[str, Any], path: tuple[str, ...]) 
     return result
 
 
-# ---------------------------------------------------------------------------------------------- faults
-
-
-def faults_from(error: ValidationError, *, model: type[BaseModel], layers: list[Layer]) -> list[str]:
-    """One line per fault: where it stands, the key, what is wrong, the nearest known key."""
-    lines = []
-    for fault in error.errors(include_url=False):
-        key = ".".join(str(part) for part in fault["loc"])
-        prefix = place(layers, key)
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{prefix}unknown key {key}{suggestion(key, model)}")
-        elif fault["type"] == "missing":
-            lines.append(f"{prefix}{key} is missing")
-        else:
-            given = f" (given: {fault['input']!r})" if isinstance(fault["input"], str | int | float | bool) else ""
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{prefix}{key}: {message}{given}")
-    return lines
-
-
-def place(layers: list[Layer], key: str) -> str:
+def place(layers: Sequence[Layer], key: str) -> str:
     """`file:line: ` of the strongest layer that gives a value for a dotted key; empty when none does."""
     origin = next((layer for layer in reversed(layers) if key and layer.holds(key)), None)
     return f"{origin.where(key)}: " if origin else ""
-
-
-def suggestion(key: str, model: type[BaseModel]) -> str:
-    """`; did you mean X?` with the known key nearest to `key`, or nothing when none is near."""
-    known = known_keys(model)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if not near:
-        # A flag without its section, e.g. num_cluster for cluster.num_clusters.
-        leaf = key.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == leaf][:1]
-        if not near:
-            leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-            near = [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted keys of a model, in the order of its fields."""
-    keys = []
-    for name, info in model.model_fields.items():
-        keys.append(f"{prefix}{name}")
-        for inner in _models_in(info.annotation):
-            keys += known_keys(inner, prefix=f"{prefix}{name}.")
-    return keys
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field holds directly (not those inside its lists and mappings)."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
-    return []

@@ -1,26 +1,16 @@
-"""The manifest: which samples there are. Everything else joins to it by `sample_id`.
-
-As a file it is CSV or Parquet with the columns
-
-    sample_id   unique text
-    path        relative to the manifest's root folder, or absolute inside a trusted root
-    label       text; empty or absent for unlabelled samples; Parquet may hold a list of texts (several labels)
-    split       train | val
-    start_s     optional: seconds from the first frame at which the sample starts
-    end_s       optional: seconds at which it ends
-"""
+"""The manifest: which samples there are. Everything else joins to it by `sample_id`."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, contained, digest_of
@@ -38,8 +28,6 @@ SCHEMA = pa.schema(
     ]
 )
 """In memory: `labels` is always a list, and each sample knows its root folder."""
-_REQUIRED = ("sample_id", "path", "split")
-_OPTIONAL = ("label", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
@@ -64,18 +52,23 @@ class Manifest:
         trusted_roots: folders that paths may lead to besides their own root.
 
     Raises:
-        DataError: for ids that occur twice or are empty, and segments that end before they start.
+        DataError: for ids that occur twice or are empty, samples without a path or a split, and segments that end
+            before they start.
     """
 
     def __init__(self, table: pa.Table, *, trusted_roots: Sequence[str] = ()) -> None:
         self.table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         self.trusted_roots = tuple(trusted_roots)
+        self._allowed_folders: dict[tuple[str, str], bool] = {}
         self._check()
 
     def _check(self) -> None:
         ids = self.table["sample_id"]
-        if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
-            raise DataError("A manifest has samples without a sample_id.")
+        for name in ("sample_id", "path"):
+            if self.table[name].null_count or pc.any(pc.equal(self.table[name], "")).as_py():
+                raise DataError(f"A manifest has samples without a {name}.")
+        if self.table["split"].null_count:
+            raise DataError("A manifest has samples without a split.")
         if pc.count_distinct(ids).as_py() != len(ids):
             twice = [i for i, n in Counter(ids.to_pylist()).items() if n > 1]
             raise DataError(
@@ -83,6 +76,9 @@ class Manifest:
                 why="results are joined by sample_id",
                 fix="Give every sample its own id; sources that are put together need different folder names.",
             )
+        for name in ("start_s", "end_s"):
+            if not pc.all(pc.fill_null(pc.is_finite(self.table[name]), True)).as_py():
+                raise DataError(f"A manifest has a {name} that is no finite number.")
         backwards = pc.fill_null(pc.less_equal(self.table["end_s"], self.table["start_s"]), False)
         if pc.any(backwards).as_py():
             first = self.table.filter(backwards)["sample_id"][0].as_py()
@@ -92,12 +88,19 @@ class Manifest:
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> Sample:
-        values = {name: self.table[name][row].as_py() for name in SCHEMA.names}
-        values["labels"] = tuple(values["labels"] or ())
-        return Sample(**values)
+        return self._samples[row]
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[row] for row in range(len(self)))
+        return iter(self._samples)
+
+    @functools.cached_property
+    def _samples(self) -> list[Sample]:
+        """All rows as Python values: a cell of an Arrow table takes ten times as long to read as an attribute."""
+        columns = {name: self.table[name].to_pylist() for name in SCHEMA.names}
+        # Long columns of few values: one string object each, not one per row.
+        columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
+        columns["labels"] = [tuple(labels or ()) for labels in columns["labels"]]
+        return [Sample(*values) for values in zip(*(columns[f.name] for f in fields(Sample)), strict=True)]
 
     @functools.cached_property
     def ids(self) -> list[str]:
@@ -147,14 +150,38 @@ class Manifest:
     def locate(self, sample: Sample) -> Path:
         """The sample's file.
 
+        Links are followed to see where it leads, once for each folder: pools have many files and few folders.
+
         Raises:
             DataError: when the path leads out of its root and of every trusted root.
         """
-        for trusted in self.trusted_roots:
-            path = Path(sample.root) / sample.path
-            if path.resolve().is_relative_to(Path(trusted).resolve()):
-                return path
-        return contained(Path(sample.root), sample.path)
+        path = Path(sample.root, sample.path)
+        cut = sample.path.rfind("/") + 1
+        folder, name = sample.path[:cut], sample.path[cut:]
+        if name == ".." or path.is_symlink():
+            allowed = self._is_allowed(sample.root, sample.path)
+        else:
+            key = (sample.root, folder)
+            if key not in self._allowed_folders:
+                self._allowed_folders[key] = self._is_allowed(sample.root, folder)
+            allowed = self._allowed_folders[key]
+        return path if allowed else contained(Path(sample.root), sample.path)
+
+    def _is_allowed(self, root: str, path: str) -> bool:
+        # A path that was written as an absolute one needs a trusted root, wherever it leads.
+        roots = self.trusted_roots if Path(path).is_absolute() else (root, *self.trusted_roots)
+        resolved = Path(root, path).resolve()
+        return any(resolved.is_relative_to(Path(allowed).resolve()) for allowed in roots)
+
+    def check_paths(self) -> None:
+        """Look at every path that by its text alone may lead out of its root; links are looked at when opened.
+
+        Raises:
+            DataError: naming the first one that does.
+        """
+        suspects = pc.match_substring_regex(self.table["path"], r"^/|(^|/)\.\.(/|$)")
+        for row in pc.indices_nonzero(suspects).to_pylist():
+            self.locate(self[row])
 
     def write(self, path: Path) -> None:
         """Write the samples as Parquet, the roots included: a snapshot of what a run used."""
@@ -172,78 +199,3 @@ def from_samples(samples: Sequence[Sample], *, trusted_roots: Sequence[str] = ()
     """A manifest of these samples."""
     rows = {name: [getattr(sample, name) for sample in samples] for name in SCHEMA.names}
     return Manifest(pa.table(rows, schema=SCHEMA), trusted_roots=trusted_roots)
-
-
-def read_manifest(
-    path: Path,
-    *,
-    media_root: Path | None = None,
-    label_separator: str | None = None,
-    trusted_roots: Sequence[str] = (),
-) -> Manifest:
-    """Read a CSV or Parquet manifest.
-
-    Args:
-        path: the file.
-        media_root: where its relative paths start; by default its own folder.
-        label_separator: splits the label text into several labels.
-        trusted_roots: folders that paths may lead to besides `media_root`.
-
-    Raises:
-        DataError: when the file or a needed column is missing, or a value has the wrong type.
-    """
-    table = _read_table(path)
-    missing = [name for name in _REQUIRED if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{path} has no column {', '.join(missing)}.",
-            why=f"it has {', '.join(table.column_names)}",
-            fix=f"A manifest has the columns {', '.join(_REQUIRED)}, and optionally {', '.join(_OPTIONAL)}.",
-        )
-    root = str(media_root or path.parent)
-    columns = {
-        "sample_id": table["sample_id"],
-        "path": table["path"],
-        "labels": _label_lists(table, label_separator),
-        "split": table["split"],
-        "start_s": _seconds(table, "start_s"),
-        "end_s": _seconds(table, "end_s"),
-        "root": pa.array([root] * table.num_rows, pa.string()),
-    }
-    return Manifest(pa.table(columns), trusted_roots=trusted_roots)
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        # Ids and labels such as 007 are text: only the times are numbers.
-        types = {name: pa.string() for name in ("sample_id", "path", "label", "split")}
-        options = pyarrow.csv.ConvertOptions(
-            column_types=types | {"start_s": pa.float64(), "end_s": pa.float64()}, strings_can_be_null=False
-        )
-        return pyarrow.csv.read_csv(
-            path, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
-        )
-    except FileNotFoundError as error:
-        raise DataError(f"The manifest {path} does not exist.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as a manifest.", why=str(error).splitlines()[0]) from error
-
-
-def _label_lists(table: pa.Table, separator: str | None) -> pa.Array | pa.ChunkedArray:
-    name = next((name for name in ("labels", "label") if name in table.column_names), None)
-    if name is None:
-        return pa.array([[]] * table.num_rows, pa.list_(pa.string()))
-    column = table[name]
-    if pa.types.is_list(column.type):
-        return column
-    texts = column.cast(pa.string()).to_pylist()
-    lists = [(text.split(separator) if separator else [text]) if text else [] for text in texts]
-    return pa.array([[part for part in parts if part] for parts in lists], pa.list_(pa.string()))
-
-
-def _seconds(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
-    if name not in table.column_names:
-        return pa.nulls(table.num_rows, pa.float64())
-    return table[name].cast(pa.float64())

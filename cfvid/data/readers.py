@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 
+from cfvid.artifacts import contained
 from cfvid.config import DataConfig, SourceConfig, resolve
 from cfvid.data import embedded
-from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples, read_manifest
+from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
+from cfvid.data.manifest_files import read_manifest
 from cfvid.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_PREFIX = "embedded:"
+_LONGEST_HEADER = 10_000
 
 
 def read_sources(
@@ -25,7 +29,8 @@ def read_sources(
 ) -> Manifest:
     """All sources as one manifest, with the splits called `train` and `val`.
 
-    Where there are several sources, each sample id starts with its source's folder or file name.
+    Where there are several sources, each sample id starts with its source's folder or file name, and with as many of
+    its parent folders as keep the sources apart.
 
     Args:
         sources: as configured.
@@ -37,65 +42,90 @@ def read_sources(
     Raises:
         DataError: when a source does not exist, is empty, or cannot be read.
     """
-    manifests = [_read_source(source, data, suffixes, cache, seed) for source in sources]
+    manifests = [
+        _with_standard_splits(read_source(source, data=data, suffixes=suffixes, cache=cache, seed=seed), source)
+        for source in sources
+    ]
     if len(manifests) > 1:
-        manifests = [
-            _prefixed(manifest, _name_of(source)) for source, manifest in zip(sources, manifests, strict=True)
-        ]
+        names = _distinct_names(sources, data)
+        manifests = [_prefixed(manifest, name) for name, manifest in zip(names, manifests, strict=True)]
     return concatenate(manifests)
 
 
-def _read_source(
-    source: SourceConfig, data: DataConfig, suffixes: Collection[str], cache: Path, seed: int
+def read_source(
+    source: SourceConfig, *, data: DataConfig, suffixes: Collection[str], cache: Path, seed: int = 0
 ) -> Manifest:
-    kind = source.kind if source.kind != "auto" else _kind_of(source, data)
+    """One source with the splits and sample ids that it has by itself; see `read_sources`."""
+    kind = _kind_of(source, data)
+    trusted = [str(resolve(root, root=data.root)) for root in data.trusted_roots]
     if kind == "embedded":
         folder = embedded.generate(source.path.removeprefix(EMBEDDED_PREFIX), cache, seed=seed)
         manifest = read_folder(folder, suffixes=suffixes)
     else:
         path = resolve(source.path, root=data.root)
         media_root = resolve(source.media_root, root=data.root) if source.media_root else None
-        trusted = [str(resolve(root, root=data.root)) for root in data.trusted_roots]
         if kind == "folder":
-            manifest = read_folder(path, suffixes=suffixes, trusted_roots=trusted)
+            manifest = read_folder(path, suffixes=suffixes, train_split=source.train_split, trusted_roots=trusted)
         elif kind == "kinetics":
-            manifest = read_kinetics_csv(path, media_root=media_root)
+            manifest = read_kinetics_csv(path, media_root=media_root, suffixes=suffixes, trusted_roots=trusted)
         else:
             manifest = read_manifest(
                 path, media_root=media_root, label_separator=source.label_separator, trusted_roots=trusted
             )
-    manifest = _with_standard_splits(manifest, source)
     if len(manifest) == 0:
-        raise DataError(
-            f"The source {source.path} has no samples.",
-            why=f"read as {kind}; media files end in {', '.join(sorted(suffixes))}",
-            fix="Check the path, and the names of its splits (train_split, val_split).",
-        )
+        raise _no_samples(source, f"read as {kind}; media files end in {', '.join(sorted(suffixes))}")
+    manifest.check_paths()
     logger.info("%s: read as %s, %d samples, %d classes", source.path, kind, len(manifest), len(manifest.classes))
     return manifest
 
 
+def _no_samples(source: SourceConfig, why: str) -> DataError:
+    return DataError(
+        f"The source {source.path} has no samples.",
+        why=why,
+        fix="Check the path, and the names of its splits (train_split, val_split).",
+    )
+
+
 def _kind_of(source: SourceConfig, data: DataConfig) -> str:
-    if source.path.startswith(EMBEDDED_PREFIX):
+    if source.kind == "embedded" or source.path.startswith(EMBEDDED_PREFIX):
         return "embedded"
     path = resolve(source.path, root=data.root)
-    if path.is_dir():
-        return "folder"
-    if not path.is_file():
+    if not path.exists():
         raise DataError(
             f"The source {path} does not exist.",
             fix="Check the path; relative ones start at data.root "
             f"({data.root or 'not given, so the working directory'}).",
         )
+    if path.is_dir() != (source.kind == "folder") and source.kind != "auto":
+        raise DataError(f"The source {path} is no {'folder' if source.kind == 'folder' else 'file'}.")
+    if source.kind != "auto":
+        return source.kind
+    if path.is_dir():
+        return "folder"
     if path.suffix.lower() == ".parquet":
         return "manifest"
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        header = file.readline().lower()
+        header = file.readline(_LONGEST_HEADER).lower()
     return "kinetics" if "youtube_id" in header else "manifest"
 
 
-def _name_of(source: SourceConfig) -> str:
-    return Path(source.path.removeprefix(EMBEDDED_PREFIX)).stem if "." in source.path else Path(source.path).name
+def _distinct_names(sources: Sequence[SourceConfig], data: DataConfig) -> list[str]:
+    """A name for each source: its folder's or file's, with as many parent folders as keep them apart."""
+    parts = [_name_parts(source, data) for source in sources]
+    for depth in range(1, 1 + max(map(len, parts))):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(source.path for source in sources if parts.count(_name_parts(source, data)) > 1)
+    raise DataError(f"The source {twice} is given twice.", fix="Name it once; its samples would occur twice.")
+
+
+def _name_parts(source: SourceConfig, data: DataConfig) -> tuple[str, ...]:
+    if _kind_of(source, data) == "embedded":
+        return (source.path.removeprefix(EMBEDDED_PREFIX),)
+    path = Path(os.path.normpath(resolve(source.path, root=data.root).absolute()))
+    return path.parts[1:] if path.is_dir() else path.with_suffix("").parts[1:]
 
 
 def _prefixed(manifest: Manifest, name: str) -> Manifest:
@@ -111,16 +141,20 @@ def _with_standard_splits(manifest: Manifest, source: SourceConfig) -> Manifest:
     keep = pa.array([split in names for split in found])
     renamed = pa.array([names.get(split, "") for split in found], pa.string())
     table = manifest.table.set_column(SCHEMA.get_field_index("split"), "split", renamed).filter(keep)
-    dropped = sorted({split for split in found if split not in names})
+    dropped = [f"{split!r} ({count} samples)" for split, count in sorted(Counter(found).items()) if split not in names]
+    if table.num_rows == 0:
+        raise _no_samples(source, f"its splits are {', '.join(dropped)}; asked for are {', '.join(names)}")
     if dropped:
-        logger.info("%s: the splits %s are not used", source.path, ", ".join(map(repr, dropped)))
+        logger.info("%s: not used are the splits %s", source.path, ", ".join(dropped))
     return Manifest(table, trusted_roots=manifest.trusted_roots)
 
 
 # ---------------------------------------------------------------------------------------------- folders
 
 
-def read_folder(root: Path, *, suffixes: Collection[str], trusted_roots: Sequence[str] = ()) -> Manifest:
+def read_folder(
+    root: Path, *, suffixes: Collection[str], train_split: str = "train", trusted_roots: Sequence[str] = ()
+) -> Manifest:
     """Class folders as a manifest; sample ids are paths relative to `root`.
 
         ROOT/{train,val}/CLASS/FILE    labelled, with splits
@@ -129,15 +163,24 @@ def read_folder(root: Path, *, suffixes: Collection[str], trusted_roots: Sequenc
 
     Any other top folders beside `train` count as splits too. Deeper folders belong to their class. Files that are
     no media of this modality are ignored, and counted in the log.
+
+    Args:
+        root: the folder.
+        suffixes: file name endings that are media.
+        train_split: the name of the folder that is called `train` above.
+        trusted_roots: folders that linked folders may lead to.
+
+    Raises:
+        DataError: when a linked folder leads out of `root` and of every trusted root, or a file name is not UTF-8.
     """
-    has_splits = (root / "train").is_dir()
+    has_splits = (root / train_split).is_dir()
     samples, ignored = [], 0
-    for relative in _files_below(root):
+    for relative in files_below(root, trusted_roots=trusted_roots):
         if relative.suffix.lower() not in suffixes:
             ignored += 1
             continue
         folders = relative.parts[:-1]
-        split, below = (folders[0] if folders else "", folders[1:]) if has_splits else ("train", folders)
+        split, below = (folders[0] if folders else "", folders[1:]) if has_splits else (train_split, folders)
         samples.append(
             Sample(
                 sample_id=relative.as_posix(),
@@ -154,48 +197,93 @@ def read_folder(root: Path, *, suffixes: Collection[str], trusted_roots: Sequenc
     return from_samples(samples, trusted_roots=trusted_roots)
 
 
-def _files_below(root: Path) -> list[Path]:
-    """All files below a folder, relative to it, in one order on every machine."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=False):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [Path(folder, name).relative_to(root) for name in files if not name.startswith(".")]
+def files_below(root: Path, *, trusted_roots: Sequence[str] = ()) -> list[PurePath]:
+    """All files below a folder, relative to it, in one order on every machine; hidden ones are left out.
+
+    Linked folders are followed into trusted roots. Those that stay inside `root` are not, since their files are found
+    at their real place.
+
+    Raises:
+        DataError: for a linked folder that leads elsewhere, and for names that are not UTF-8.
+    """
+    found: list[PurePath] = []
+    home, trusted = root.resolve(), [Path(path).resolve() for path in trusted_roots]
+    stack, entered = [root], {home}
+    while stack:
+        folder = stack.pop()
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                found.append(PurePath(entry.path).relative_to(root))
+            elif not entry.is_symlink():
+                stack.append(Path(entry.path))
+            else:
+                target = Path(entry.path).resolve()
+                if any(target.is_relative_to(path) for path in trusted) and target not in entered:
+                    entered.add(target)  # links can run in a circle
+                    stack.append(Path(entry.path))
+                elif not target.is_relative_to(home):
+                    contained(root, Path(entry.path).relative_to(root))
+    _check_names(found, root)
     return sorted(found)
+
+
+def _check_names(files: Sequence[PurePath], root: Path) -> None:
+    for file in files:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{root} has a file whose name is not UTF-8: {str(file)!a}.", fix="Rename it.") from error
 
 
 # ---------------------------------------------------------------------------------------------- Kinetics
 
 
-def read_kinetics_csv(path: Path, *, media_root: Path | None = None) -> Manifest:
+def read_kinetics_csv(
+    path: Path, *, media_root: Path | None = None, suffixes: Collection[str], trusted_roots: Sequence[str] = ()
+) -> Manifest:
     """Kinetics' official CSV (label, youtube_id, time_start, time_end, split) as a manifest.
 
     A clip's file is looked for as the usual downloaders name it, `ID_SSSSSS_EEEEEE.mp4` (already cut to the
     segment) or `ID.mp4` (whole, so that the segment's times apply), in `LABEL/`, `SPLIT/LABEL/`, `SPLIT/` or the root.
     Clips without a file are listed all the same: the ledger then names them as missing.
+
+    Args:
+        path: the CSV.
+        media_root: where the files are; by default the CSV's folder.
+        suffixes: endings that the files may have besides .mp4.
+        trusted_roots: folders that links may lead to.
+
+    Raises:
+        DataError: naming the first row that is not in this format.
     """
     root = media_root or path.parent
-    present = {file.as_posix() for file in _files_below(root)}
-    samples = []
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            samples.append(_kinetics_sample(row, root, present))
-    return from_samples(samples)
+    if not root.is_dir():
+        raise DataError(f"The folder {root} does not exist.", fix="Check media_root.")
+    files = files_below(root, trusted_roots=trusted_roots)
+    present = {file.with_suffix("").as_posix(): file.as_posix() for file in files if file.suffix.lower() in suffixes}
+    # With a byte order mark, which spreadsheet programs write, the first column would have another name.
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        samples = [_kinetics_sample(row, root, present) for row in csv.DictReader(file)]
+    return from_samples(samples, trusted_roots=trusted_roots)
 
 
-def _kinetics_sample(row: dict[str, str], root: Path, present: set[str]) -> Sample:
+def _kinetics_sample(row: dict[str, str], root: Path, present: dict[str, str]) -> Sample:
     try:
         video, split = row["youtube_id"], row.get("split") or "train"
         start, end = float(row["time_start"]), float(row["time_end"])
-    except (KeyError, TypeError, ValueError) as error:
+        cut = f"{video}_{int(start):06d}_{int(end):06d}"
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"This row is not Kinetics' CSV format: {row}.", why=repr(error)) from error
     label = row.get("label") or ""
-    cut = f"{video}_{int(start):06d}_{int(end):06d}"
-    folders = [f"{label}/", f"{split}/{label}/", f"{split}/", ""]
-    candidates = [(f"{folder}{name}.mp4", name == video) for name in (cut, video) for folder in folders]
-    file, whole = next(((c, w) for c, w in candidates if c in present), candidates[0])
+    folders = [f"{label}/", f"{split}/{label}/", f"{split}/", ""] if label else [f"{split}/", ""]
+    stems = [f"{folder}{name}" for name in (cut, video) for folder in folders]
+    stem = next((stem for stem in stems if stem in present), stems[0])
+    whole = stem in present and PurePath(stem).name == video
     return Sample(
         sample_id=cut,
-        path=file,
+        path=present.get(stem, f"{stem}.mp4"),
         root=str(root),
         labels=(label,) if label else (),
         split=split,

@@ -1,6 +1,6 @@
 """The skip ledger: one line for every sample that could not be read, and the budget that ends a run.
 
-    skips.jsonl     {"sample_id": ..., "path": ..., "reasons": ["decord: ...", "pyav: ..."]}
+skips.jsonl     {"sample_id": ..., "path": ..., "reasons": ["decord: ...", "pyav: ..."]}
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Run:
                 sources.get(name) or data.targets[name],
                 data=data,
                 suffixes=self.modality.suffixes,
-                cache=cache_folder(self.config),
+                cache=cache_folder(self.config.runtime.cache),
             )
             manifest.write(self.folder / "data" / f"{name}.parquet")
             self._manifests[name] = manifest
@@ -120,10 +120,10 @@ class Run:
         return {key: value for key, value in options.items() if not key.startswith(others)}
 
 
-def cache_folder(config: RunConfig) -> Path:
-    """Where embedded data sets are generated: runtime.cache, $CFVID_CACHE, or the user's cache folder."""
+def cache_folder(chosen: str | None = None) -> Path:
+    """Where embedded data sets are generated: the folder chosen, $CFVID_CACHE, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    chosen = config.runtime.cache or os.environ.get("CFVID_CACHE") or f"{home}/cfvid"
+    chosen = chosen or os.environ.get("CFVID_CACHE") or f"{home}/cfvid"
     return Path(chosen).expanduser()
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -72,16 +73,14 @@ def extract_into(
         average_views: store (D,) means over the views instead of (V, D).
         layer: a named layer of the trunk instead of its output.
     """
-    inputs = {
-        **run.config.plain("modality", "extract"),
-        "precision": run.precision,
-        "input": run.input_for(look),
-        "look": look,
-        "average_views": average_views,
-        "layer": layer,
-        "network": network_digest,
-        "manifest": manifest.digest,
-    }
+    inputs = store_inputs(
+        run,
+        network_digest=network_digest,
+        manifest=manifest,
+        look=look,
+        average_views=average_views,
+        layer=layer,
+    )
     if claim(folder, inputs, fresh=run.fresh):
         logger.info("%s: extracted before", folder.relative_to(run.folder))
         return FeatureStore(folder)
@@ -107,6 +106,22 @@ def extract_into(
         facts["num_skipped"],
     )
     return FeatureStore(folder, verify=False)
+
+
+def store_inputs(
+    run: Run, *, network_digest: str, manifest: Manifest, look: Look, average_views: bool, layer: str | None
+) -> dict[str, Any]:
+    """What the features of `extract_into` are made from, for the store's record."""
+    return {
+        **run.config.plain("modality", "extract"),
+        "precision": run.precision,
+        "input": run.input_for(look),
+        "look": look,
+        "average_views": average_views,
+        "layer": layer,
+        "network": network_digest,
+        "manifest": manifest.digest,
+    }
 
 
 def _extract_shard(

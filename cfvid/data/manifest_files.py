@@ -1,0 +1,183 @@
+"""Manifest files: what people write, and other programs read.
+
+A manifest is a CSV or Parquet file with the columns
+
+    sample_id   unique text
+    path        relative to the manifest's root folder, or absolute inside a trusted root
+    label       text; empty or absent for unlabelled samples; Parquet may hold a list of texts (several labels)
+    split       text; which names mean training and validation is said where the file is used (train, val)
+    start_s     optional: seconds from the first frame at which the sample starts
+    end_s       optional: seconds at which it ends
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from cfvid.artifacts import atomic_file
+from cfvid.data.manifest import Manifest, Sample
+from cfvid.errors import DataError
+
+_REQUIRED = ("sample_id", "path", "split")
+_OPTIONAL = ("label", "start_s", "end_s")
+SEPARATOR = "|"
+"""Joins several labels in the CSV files that cfvid writes."""
+
+
+def read_manifest(
+    path: Path,
+    *,
+    media_root: Path | None = None,
+    label_separator: str | None = None,
+    trusted_roots: Sequence[str] = (),
+) -> Manifest:
+    """Read a CSV or Parquet manifest.
+
+    Args:
+        path: the file.
+        media_root: where its relative paths start; by default its own folder.
+        label_separator: splits the label text into several labels.
+        trusted_roots: folders that paths may lead to besides `media_root`.
+
+    Raises:
+        DataError: when the file or a needed column is missing, or a value has the wrong type.
+    """
+    table = _read_table(path)
+    missing = [name for name in _REQUIRED if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}.",
+            why=f"it has {', '.join(table.column_names)}",
+            fix=f"A manifest has the columns {', '.join(_REQUIRED)}, and optionally {', '.join(_OPTIONAL)}.",
+        )
+    root = str(media_root or path.parent)
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path} has the column {twice[0]} twice.")
+    try:
+        columns = {
+            "sample_id": table["sample_id"],
+            "path": table["path"],
+            "labels": _label_lists(table, label_separator),
+            "split": table["split"],
+            "start_s": _seconds(table, "start_s"),
+            "end_s": _seconds(table, "end_s"),
+            "root": pa.array([root] * table.num_rows, pa.string()),
+        }
+        return Manifest(pa.table(columns), trusted_roots=trusted_roots)
+    except pa.ArrowException as error:
+        raise DataError(f"{path} has a column of the wrong type.", why=str(error).splitlines()[0]) from error
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pyarrow.parquet.read_table(path)
+        # Ids and labels such as 007 are text: only the times are numbers.
+        types = {name: pa.string() for name in ("sample_id", "path", "label", "split")}
+        options = pyarrow.csv.ConvertOptions(
+            column_types=types | {"start_s": pa.float64(), "end_s": pa.float64()}, strings_can_be_null=False
+        )
+        return pyarrow.csv.read_csv(
+            path, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"The manifest {path} does not exist.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as a manifest.", why=str(error).splitlines()[0]) from error
+
+
+def _label_lists(table: pa.Table, separator: str | None) -> pa.Array | pa.ChunkedArray:
+    name = next((name for name in ("labels", "label") if name in table.column_names), None)
+    if name is None:
+        return pa.array([[]] * table.num_rows, pa.list_(pa.string()))
+    column = table[name]
+    if pa.types.is_nested(column.type):
+        lists = column.cast(pa.list_(pa.string())).to_pylist()
+    else:
+        texts = column.cast(pa.string()).to_pylist()
+        lists = [text.split(separator) if text and separator else [text] for text in texts]
+    return pa.array([[part for part in parts or () if part] for parts in lists], pa.list_(pa.string()))
+
+
+def _seconds(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+    if name not in table.column_names:
+        return pa.nulls(table.num_rows, pa.float64())
+    return table[name].cast(pa.float64())
+
+
+def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
+    """Write a manifest for people and other programs, with the columns above, as `read_manifest` reads it.
+
+    Paths are relative to the file's folder where the media lie below it, else absolute. Several labels are a list
+    in Parquet; in CSV they are joined with `|`.
+
+    Args:
+        manifest: the samples.
+        path: .csv or .parquet.
+
+    Returns:
+        The root folders of absolute paths: to be named in `data.trusted_roots` by whoever reads the file.
+
+    Raises:
+        DataError: when the file name ends in neither, or a label of a CSV with several per sample contains `|`.
+    """
+    kind = path.suffix.lower()
+    if kind not in _WRITERS:
+        raise DataError(f"A manifest is a .csv or .parquet file, not {path.name!r}.")
+    home = path.parent.resolve()
+    paths = [_public_path(sample, home) for sample in manifest]
+    columns = {
+        "sample_id": pa.array(manifest.ids, pa.string()),
+        "path": pa.array(paths, pa.string()),
+        "label": _public_labels(manifest, joined=kind == ".csv"),
+        "split": manifest.table["split"],
+    }
+    times = {name: manifest.table[name] for name in ("start_s", "end_s")}
+    if any(column.null_count < len(column) for column in times.values()):
+        columns |= times
+    with atomic_file(path, check=_read_table) as temporary:
+        _WRITERS[kind](pa.table(columns), temporary)
+    return sorted({_root_of(sample, manifest) for sample, text in zip(manifest, paths, strict=True) if text[0] == "/"})
+
+
+_WRITERS = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}
+
+
+def _public_path(sample: Sample, home: Path) -> str:
+    full = _full_path(sample)
+    return full.relative_to(home).as_posix() if full.is_relative_to(home) else full.as_posix()
+
+
+def _full_path(sample: Sample) -> Path:
+    # A linked file keeps its own name, and is judged again by whoever reads the manifest.
+    return Path(os.path.normpath(Path(sample.root).resolve() / sample.path))
+
+
+def _root_of(sample: Sample, manifest: Manifest) -> Path:
+    """The folder that has to be trusted for a sample's absolute path to be followed."""
+    roots = [Path(root).resolve() for root in (sample.root, *manifest.trusted_roots)]
+    full = _full_path(sample)
+    return next((root for root in roots if full.is_relative_to(root)), full.parent)
+
+
+def _public_labels(manifest: Manifest, *, joined: bool) -> pa.Array:
+    labels = [sample.labels for sample in manifest]
+    if all(len(several) <= 1 for several in labels):
+        return pa.array([several[0] if several else "" for several in labels], pa.string())
+    if not joined:
+        return pa.array([list(several) for several in labels], pa.list_(pa.string()))
+    unfit = next((name for several in labels for name in several if SEPARATOR in name), None)
+    if unfit is not None:
+        raise DataError(
+            f"The label {unfit!r} contains {SEPARATOR!r}, which joins several labels in a CSV.",
+            fix="Write a .parquet file, which holds lists.",
+        )
+    return pa.array([SEPARATOR.join(several) for several in labels], pa.string())
