@@ -13,6 +13,7 @@ import yaml
 from cfvid.errors import ConfigError
 
 _MAX_BYTES = 200_000
+_MAX_DEPTH = 50
 _REPLACED_WHOLE = {("data", "targets")}
 """Mappings that a stronger layer replaces instead of extending: their keys are the user's own names."""
 
@@ -54,11 +55,19 @@ class Layer:
 class _StrictLoader(yaml.SafeLoader):
     """Plain data alone: no tags that construct objects, no aliases (they can expand without bound), no dates."""
 
+    _depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are refused", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are refused", problem_mark=mark)
+        if self._depth == _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 _StrictLoader.yaml_implicit_resolvers = {
@@ -107,8 +116,6 @@ def _parse(text: str, layer: Layer) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{layer.name}:{mark.line + 1}" if mark else layer.name
         layer.faults.append(f"{where}: {error.problem or error}")
-    except RecursionError:
-        layer.faults.append(f"{layer.name}: nested too deeply")
     except (yaml.YAMLError, ValueError) as error:
         layer.faults.append(f"{layer.name}: {' '.join(str(error).split())}")
     return None

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: the machine may be busy. Derandomized: a failure is there on the next run too.
+settings.register_profile("cfvid", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("cfvid")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -21,5 +26,4 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Embedded data sets are generated once per test session, unless CFVID_CACHE says where they are."""
-    folder = Path(os.environ.setdefault("CFVID_CACHE", str(tmp_path_factory.mktemp("cache"))))
-    return folder
+    return Path(os.environ.setdefault("CFVID_CACHE", str(tmp_path_factory.mktemp("cache"))))
