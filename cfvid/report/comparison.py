@@ -1,0 +1,250 @@
+"""Scores -> gains of N_cf over N_pre, how sure they are, and the answer in words.
+
+Two things make a gain uncertain: which samples happen to be in the validation split, and how training happened to go.
+The interval and the sign test here speak of the first. The second shows in the spread over seeds, as far as seeds go:
+they repeat the transfer, not the pretraining, the clustering and the retraining before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from cfvid.report.text import counted, signed
+from cfvid.seeds import stream
+
+NETWORKS = ("n_pre", "n_cf", "random")
+NETWORK_NAMES = {"n_pre": "N_pre", "n_cf": "N_cf", "random": "random"}
+PROTOCOL_NAMES = {"linear": "linear probe", "finetune": "full fine-tuning"}
+PRIMARY_METRIC = "top1"
+_NUM_RESAMPLES = 20_000
+_LEVEL = 0.95
+
+Hits = Mapping[str, bool]
+"""Whether each scored sample was named rightly, by sample id."""
+Cell = tuple[str, str, str, int]
+"""target, protocol, network, seed"""
+
+
+def gains_of(
+    scores: Sequence[Mapping[str, Any]], hits: Mapping[Cell, Hits], chances: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """One entry per (target, protocol, metric) that any network was scored by, in the order of the scores.
+
+    Args:
+        scores: entries of {network, target, protocol, metric, value, seed}.
+        hits: of each scored cell, where its predictions could be read.
+        chances: number of classes by target, where known.
+
+    Returns:
+        Entries with each network's mean, standard deviation (None for one seed) and number of seeds; `gain`, the mean
+        over the seeds that both have of n_cf - n_pre, its `std` and `num_seeds`; `chance`, what guessing scores; and
+        for top1 what `uncertainty_of` gives.
+    """
+    values: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
+    for score in scores:
+        key = (score["target"], score["protocol"], score["metric"])
+        values.setdefault(key, {}).setdefault(score["network"], {})[score["seed"]] = score["value"]
+    entries = []
+    for (target, protocol, metric), by_network in values.items():
+        before, after = by_network.get("n_pre", {}), by_network.get("n_cf", {})
+        seeds = sorted(set(before) & set(after))
+        gain = _figures([after[seed] - before[seed] for seed in seeds])
+        entry: dict[str, Any] = {"target": target, "protocol": protocol, "metric": metric}
+        entry |= {"gain": gain["mean"], "std": gain["std"], "num_seeds": len(seeds)}
+        entry["chance"] = _chance(metric, chances.get(target))
+        entry["networks"] = {
+            network: _figures([seeds_of[seed] for seed in sorted(seeds_of)]) | {"seeds": sorted(seeds_of)}
+            for network, seeds_of in sorted(by_network.items(), key=lambda item: _place(item[0]))
+        }
+        if metric == PRIMARY_METRIC:
+            pairs = [(hits.get((target, protocol, "n_pre", s)), hits.get((target, protocol, "n_cf", s))) for s in seeds]
+            entry |= uncertainty_of([(b, a) for b, a in pairs if b is not None and a is not None])
+        entries.append(entry)
+    return entries
+
+
+def _place(network: str) -> int:
+    return NETWORKS.index(network) if network in NETWORKS else len(NETWORKS)
+
+
+def _figures(values: Sequence[float]) -> dict[str, Any]:
+    mean = float(np.mean(values)) if values else None
+    return {"mean": mean, "std": float(np.std(values, ddof=1)) if len(values) > 1 else None, "num_seeds": len(values)}
+
+
+def _chance(metric: str, num_classes: int | None) -> float | None:
+    """What guessing scores by top-k, in percent; None for other metrics."""
+    k = metric.rpartition("top")[2]
+    if num_classes is None or not k.isdigit() or "top" not in metric:
+        return None
+    return 100.0 * min(int(k), num_classes) / num_classes
+
+
+def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]]) -> dict[str, Any]:
+    """How far a gain could be an accident of which samples are in the validation split.
+
+    Args:
+        pairs: for each seed the hits of N_pre and of N_cf.
+
+    Returns:
+        `num_samples` that both networks were scored on; `interval_95`, a bootstrap over those samples, in points;
+        `won` and `lost`, samples that N_cf names rightly more often, and less often, than N_pre does; `sign_test_p`,
+        how likely a split of won and lost at least as uneven is, if neither network were better. Empty without pairs.
+    """
+    if not pairs:
+        return {}
+    common = sorted(set.intersection(*(set(hits) for pair in pairs for hits in pair)))
+    if not common:
+        return {}
+    differences = np.mean(
+        [[float(after[i]) - float(before[i]) for i in common] for before, after in pairs], axis=0
+    ).round(9)
+    distinct, counts = np.unique(differences, return_counts=True)
+    rng = stream(0, "report", "bootstrap")
+    # Samples with the same difference are alike, so resampling their counts is resampling the samples.
+    drawn = rng.multinomial(len(common), counts / counts.sum(), size=_NUM_RESAMPLES) / len(common)
+    tail = 100 * (1 - _LEVEL) / 2
+    low, high = np.percentile(100 * drawn @ distinct, [tail, 100 - tail])
+    won, lost = int(counts[distinct > 0].sum()), int(counts[distinct < 0].sum())
+    return {
+        "num_samples": len(common),
+        "interval_95": [float(low), float(high)],
+        "won": won,
+        "lost": lost,
+        "sign_test_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
+    }
+
+
+def is_clear(entry: Mapping[str, Any]) -> bool:
+    """Whether a gain is more than the choice of validation samples explains, by both the interval and the sign test."""
+    interval = entry.get("interval_95")
+    if not interval:
+        return False
+    return (interval[0] > 0 or interval[1] < 0) and entry["sign_test_p"] < 1 - _LEVEL
+
+
+# ---------------------------------------------------------------------------------------------- in words
+
+
+def headline(gains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`answer`, one sentence; `details`, one for each comparison by the primary metric."""
+    compared = [entry for entry in primary(gains) if entry["gain"] is not None]
+    if not compared:
+        return {"answer": _no_answer(gains), "details": []}
+    return {"answer": _answer(compared), "details": [_detail(entry) for entry in compared]}
+
+
+def primary(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of each target and protocol the entry by top1, or by its first metric where it has no top1."""
+    chosen: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for entry in gains:
+        key = (entry["target"], entry["protocol"])
+        if key not in chosen or entry["metric"] == PRIMARY_METRIC:
+            chosen[key] = entry
+    return list(chosen.values())
+
+
+def _no_answer(gains: Sequence[Mapping[str, Any]]) -> str:
+    scored = {network for entry in gains for network in entry["networks"]}
+    if scored:
+        absent = [NETWORK_NAMES[name] for name in ("n_pre", "n_cf") if name not in scored]
+        if absent:
+            return f"No comparison yet: {' and '.join(absent)} {'has' if len(absent) == 1 else 'have'} not been scored."
+        return "No comparison yet: N_pre and N_cf have not been scored by the same protocol and seed."
+
+    return "No answer yet: nothing has been scored."
+
+
+def _answer(compared: Sequence[Mapping[str, Any]]) -> str:
+    num = len(compared)
+    better = sum(is_clear(entry) and entry["gain"] > 0 for entry in compared)
+    worse = sum(is_clear(entry) and entry["gain"] < 0 for entry in compared)
+    if better == num:
+        return "N_cf transfers better than N_pre."
+    if worse == num:
+        return "N_cf transfers worse than N_pre."
+    if better and worse:
+        return (
+            f"Mixed: of {num} comparisons N_cf is clearly better than N_pre in {better} and clearly worse in {worse}."
+        )
+    if better or worse:
+        said = "better" if better else "worse"
+        return f"N_cf is clearly {said} than N_pre in {better or worse} of {num} comparisons; the rest is open."
+    if all(entry["gain"] > 0 for entry in compared):
+        return "N_cf is ahead of N_pre, but by no more than chance could explain."
+    if all(entry["gain"] < 0 for entry in compared):
+        return "N_cf is behind N_pre, but by no more than chance could explain."
+    return "No clear difference between N_cf and N_pre."
+
+
+def _detail(entry: Mapping[str, Any]) -> str:
+    networks = entry["networks"]
+    text = (
+        f"{entry['target']}, {PROTOCOL_NAMES.get(entry['protocol'], entry['protocol'])}: "
+        f"N_cf {networks['n_cf']['mean']:.1f}%, N_pre {networks['n_pre']['mean']:.1f}%, "
+        f"a gain of {signed(entry['gain'])} points"
+    )
+    interval = entry.get("interval_95")
+    if interval is None:
+        return f"{text}."
+    verdict = "clear" if is_clear(entry) else "not clear"
+    return (
+        f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}, {verdict}). "
+        f"N_cf does better on {entry['won']} and worse on {entry['lost']} of {entry['num_samples']} samples."
+    )
+
+
+def cautions_of(
+    gains: Sequence[Mapping[str, Any]], *, num_scored: Mapping[str, int], archs: tuple[str, str]
+) -> list[str]:
+    """What to be careful about when reading the scores.
+
+    Args:
+        gains: as `gains_of` gives them.
+        num_scored: validation samples by target.
+        archs: of N_pre and of N_cf.
+    """
+    if not gains:
+        return []
+    found = [
+        f"{target}: one of its {counted(number, 'validation sample')} is {_points(100 / number)}."
+        for target, number in num_scored.items()
+        if number
+    ]
+    num_seeds = max(figures["num_seeds"] for entry in gains for figures in entry["networks"].values())
+    if num_seeds == 1:
+        found.append("One transfer seed: how much the scores vary from training to training is not known.")
+    else:
+        found.append(f"{num_seeds} transfer seeds; but N_pre, the clusters and N_cf were made only once.")
+    for entry in primary(gains):
+        found += _weak_networks(entry)
+    compared = [entry for entry in primary(gains) if entry["gain"] is not None]
+    if len(compared) >= 5:
+        found.append(f"Of {len(compared)} comparisons at 95%, about one in twenty looks clear by accident.")
+    if archs[0] != archs[1]:
+        found.append(f"N_pre is {archs[0]}, N_cf is {archs[1]}: part of any difference is the architecture's.")
+    return found
+
+
+def _points(value: float) -> str:
+    digits = 1 if value >= 0.1 else 1 - math.floor(math.log10(value))
+    return f"{value:.{digits}f} points"
+
+
+def _weak_networks(entry: Mapping[str, Any]) -> list[str]:
+    """Networks that learned nothing that a random one of the same kind does not have."""
+    networks = entry["networks"]
+    if "random" not in networks:
+        return []
+    weak = [name for name in ("n_pre", "n_cf") if name in networks and _at_most(networks[name], networks["random"])]
+    where = f"{entry['target']}, {PROTOCOL_NAMES.get(entry['protocol'], entry['protocol'])}"
+    return [f"{where}: {NETWORK_NAMES[name]} is no better than a random network." for name in weak]
+
+
+def _at_most(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["mean"] <= other["mean"])

@@ -1,0 +1,291 @@
+"""Figures as SVG files, each in a light and a dark version of the same drawing.
+
+They are drawn for a width of about 430 CSS pixels, so that their text is readable on a phone; the page puts them side
+by side where there is room. Texts stay text (the reader's own fonts), and are never taken for formulas.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from cfvid.report.comparison import NETWORK_NAMES, NETWORKS, PROTOCOL_NAMES, primary
+from cfvid.report.text import shortened, signed, visible
+
+# Colours are drawn as these stand-ins, which matplotlib writes into the SVG as they are, and replaced afterwards.
+_INK, _MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#fefefe"
+_PRE, _CF, _RANDOM, _MARK = "#040404", "#050505", "#060606", "#070707"
+_LIGHT = {
+    _INK: "#1d2430",
+    _MUTED: "#5c6675",
+    _GRID: "#e3e7ed",
+    _PAGE: "#ffffff",
+    _PRE: "#5b7fb5",
+    _CF: "#d9722e",
+    _RANDOM: "#b4bcc8",
+    _MARK: "#2f8f6b",
+}
+_DARK = {
+    _INK: "#e6e9ef",
+    _MUTED: "#98a2b3",
+    _GRID: "#2b323d",
+    _PAGE: "#181d25",
+    _PRE: "#7fa3da",
+    _CF: "#f0924f",
+    _RANDOM: "#5d6878",
+    _MARK: "#5fc39b",
+}
+_WIDTH_IN = 4.5
+_MOST_BARS = 120
+_MEASURED_FONT = "DejaVu Sans"
+"""Comes with matplotlib, so that texts are measured alike everywhere; the page shows the reader's own font."""
+_SHOWN_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_NETWORK_COLORS = {"n_pre": _PRE, "n_cf": _CF, "random": _RANDOM}
+_HALO = {"facecolor": _PAGE, "edgecolor": "none", "pad": 0.0}
+"""Behind texts that lines may cross."""
+_STYLE: Any = {
+    "font.family": [_MEASURED_FONT],
+    "font.size": 10.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cfvid",  # the same data give the same bytes
+    "text.parse_math": False,  # a `$` in a name is a dollar
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _MUTED,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "figure.facecolor": "none",
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure for both colour schemes."""
+
+    light: bytes
+    dark: bytes
+    alt: str
+    """The figure in words, for people who do not see it."""
+
+
+def score_figures(gains: Sequence[Mapping[str, Any]]) -> list[Drawing]:
+    """For each target the scores of the networks by protocol: bars of means, whiskers of +- one standard deviation."""
+    by_target: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in primary(gains):
+        by_target.setdefault(entry["target"], []).append(entry)
+    return [_scores_of(target, entries) for target, entries in by_target.items()]
+
+
+def _scores_of(target: str, entries: Sequence[Mapping[str, Any]]) -> Drawing:
+    networks = [name for name in NETWORKS if any(name in entry["networks"] for entry in entries)]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        width = 0.8 / max(1, len(networks))
+        for place, name in enumerate(networks):
+            for x, entry in enumerate(entries):
+                figures = entry["networks"].get(name)
+                if figures is not None:
+                    _bar(axes, x + (place - (len(networks) - 1) / 2) * width, width, figures, name)
+        _chance_lines(axes, entries)
+        metric = _metric_name(entries[0]["metric"])
+        axes.set_title(f"{_label(target)}, {metric}, %")
+        axes.set_xticks(range(len(entries)), [_protocol(entry) for entry in entries])
+        axes.tick_params(axis="x", labelsize=10, labelcolor=_INK)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylim(0, min(109.0, 1.22 * max(_tops(entries))))
+        handles = [Patch(color=_NETWORK_COLORS[name], label=NETWORK_NAMES[name]) for name in networks]
+        axes.legend(handles=handles, ncols=len(networks), loc="upper left", handlelength=0.9, handleheight=0.9)
+        return _drawing(figure, alt=_scores_in_words(target, metric, entries))
+
+
+def _tops(entries: Sequence[Mapping[str, Any]]) -> list[float]:
+    figures = [figures for entry in entries for figures in entry["networks"].values()]
+    return [1.0, *(f["mean"] + (f["std"] or 0.0) for f in figures if f["mean"] is not None)]
+
+
+def _bar(axes: Axes, x: float, width: float, figures: Mapping[str, Any], network: str) -> None:
+    mean, std = figures["mean"], figures["std"]
+    axes.bar(x, mean, width * 0.9, color=_NETWORK_COLORS[network])
+    if std is not None:
+        axes.errorbar(x, mean, yerr=std, color=_INK, elinewidth=1.1, capsize=2.5)
+    axes.annotate(
+        f"{mean:.1f}",
+        (x, mean + (std or 0.0)),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9.5,
+        fontweight="bold" if network == "n_cf" else "normal",
+        bbox=_HALO,
+    )
+
+
+def _chance_lines(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
+    for x, entry in enumerate(entries):
+        if entry["chance"] is not None:
+            axes.plot([x - 0.44, x + 0.44], [entry["chance"]] * 2, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            if x == len(entries) - 1:
+                axes.annotate(
+                    "chance",
+                    (x + 0.44, entry["chance"]),
+                    xytext=(2, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                    color=_MUTED,
+                )
+
+
+def _scores_in_words(target: str, metric: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for entry in entries:
+        values = ", ".join(f"{NETWORK_NAMES.get(n, n)} {f['mean']:.1f}" for n, f in entry["networks"].items())
+        parts.append(f"{_protocol(entry)}: {values}")
+    return f"Bars of {metric} on {_label(target)} in percent. {'; '.join(parts)}."
+
+
+def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """The gain of N_cf over N_pre in each comparison, with its 95% interval; None where nothing can be compared."""
+    entries = [entry for entry in primary(gains) if entry["gain"] is not None]
+    if not entries:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 1.25 + 0.55 * len(entries)), layout="constrained")
+        axes = figure.add_subplot()
+        for place, entry in enumerate(entries):
+            low, high = entry.get("interval_95") or (entry["gain"], entry["gain"])
+            axes.plot([low, high], [place, place], color=_MUTED, linewidth=2, solid_capstyle="round")
+            axes.plot([entry["gain"]], [place], color=_CF, marker="o", markersize=8)
+            text = f"{_label(entry['target'])}, {_protocol(entry)}: {signed(entry['gain'])}"
+            axes.annotate(text, (low, place), xytext=(0, 7), textcoords="offset points", bbox=_HALO)
+        axes.axvline(0, color=_INK, linewidth=1.2)
+        axes.set_ylim(len(entries) - 0.55, -0.85)
+        axes.set_yticks([])
+        axes.margins(x=0.12)
+        axes.grid(visible=False, axis="y")
+        axes.set_title("Gain of N_cf over N_pre, points")
+        axes.set_xlabel("dot: the gain; line: its 95% interval")
+        parts = [f"{_label(entry['target'])}, {_protocol(entry)} {signed(entry['gain'])}" for entry in entries]
+        return _drawing(figure, alt=f"Gains of N_cf over N_pre in points: {'; '.join(parts)}.")
+
+
+def _metric_name(metric: str) -> str:
+    return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(metric, _label(metric))
+
+
+def curve_figure(
+    title: str, curve: Sequence[Mapping[str, Any]], *, network: str, held_out: float | None = None
+) -> Drawing:
+    """Loss and training accuracy by epoch, one above the other; the held-out accuracy as a line where it is known."""
+    epochs = [point["epoch"] for point in curve]
+    color = _NETWORK_COLORS[network]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 3.5), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for axes, key, label in ((upper, "loss", "loss"), (lower, "accuracy", "accuracy, %")):
+            scale = 100 if key == "accuracy" else 1
+            values = [math.nan if point[key] is None else scale * point[key] for point in curve]
+            axes.plot(epochs, values, color=color, linewidth=1.8, marker="o", markersize=3 if len(curve) <= 40 else 0)
+            axes.set_ylabel(label)
+            axes.set_ylim(bottom=0)
+        upper.set_title(title)
+        lower.set_xlabel("epoch")
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        if held_out is not None:
+            lower.axhline(100 * held_out, color=_MARK, linewidth=1.4, linestyle=(0, (4, 2)))
+            lower.annotate(
+                f"held-out {100 * held_out:.1f}",
+                (epochs[0], 100 * held_out),
+                xytext=(0, 3),
+                textcoords="offset points",
+                fontsize=9.5,
+                color=_MARK,
+            )
+        last = curve[-1]
+        ends = ", ".join(f"{key} {last[key]:.3f}" for key in ("loss", "accuracy") if last[key] is not None)
+        return _drawing(figure, alt=f"{title}: loss and training accuracy over {len(curve)} epochs, at the end {ends}.")
+
+
+def size_figure(sizes: Sequence[int], *, tiny_below: int) -> Drawing:
+    """The cluster sizes: a bar for each, the largest first, or a histogram where there are too many."""
+    equal = sum(sizes) / len(sizes)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_IN, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        if len(sizes) <= _MOST_BARS:
+            ordered = sorted(sizes, reverse=True)
+            colors = [_RANDOM if size < tiny_below else _CF for size in ordered]
+            axes.bar(range(1, len(ordered) + 1), ordered, width=0.82, color=colors)
+            axes.axhline(equal, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            axes.annotate(
+                f"{equal:.1f} if all were equal",
+                (len(ordered) + 0.5, equal),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=9.5,
+                color=_MUTED,
+            )
+            axes.set_xlabel(f"clusters by size (grey: fewer than {tiny_below} samples)")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            axes.set_ylabel("samples")
+            axes.grid(visible=False, axis="x")
+        else:
+            axes.hist(sizes, bins=min(60, max(sizes) - min(sizes) + 1), color=_CF)
+            axes.axvline(equal, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            axes.set_xlabel("samples in a cluster (dashed: the mean)")
+            axes.set_ylabel("clusters")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_title("Cluster sizes")
+        alt = f"Sizes of {len(sizes)} clusters, {max(sizes)} down to {min(sizes)} samples; the mean is {equal:.1f}."
+        return _drawing(figure, alt=alt)
+
+
+def _protocol(entry: Mapping[str, Any]) -> str:
+    return _label(PROTOCOL_NAMES.get(entry["protocol"], entry["protocol"]))
+
+
+def _label(text: str) -> str:
+    return visible(shortened(text, 40))
+
+
+def _drawing(figure: Figure, *, alt: str) -> Drawing:
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    text = buffer.getvalue()
+    svg = text[text.index("<svg") :]  # a document type names a web address; not needed
+    return Drawing(_painted(svg, _LIGHT), _painted(svg, _DARK), alt)
+
+
+def _painted(svg: str, colors: Mapping[str, str]) -> bytes:
+    for stand_in, color in colors.items():
+        svg = svg.replace(stand_in, color)
+    return svg.replace(f"'{_MEASURED_FONT}'", _SHOWN_FONTS).encode()
