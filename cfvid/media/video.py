@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,9 @@ SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", "
 MAX_FRAME_PIXELS = 64_000_000
 MAX_CLIP_BYTES = 2_000_000_000
 """Frames asked for at once may take this much memory when decoded."""
+
+_NOISE = re.compile(r"\[\d\d:\d\d:\d\d\] |/\S+?\.(?:cc|h):\d+: |Check failed: .*?\)(?= [A-Z]| *$)|\[Errno \d+\] ")
+"""In messages: decord's clock, source lines and conditions with addresses, PyAV's codes."""
 
 
 class TruncatedVideo(Exception):
@@ -66,8 +71,7 @@ def open_video(path: Path, *, decoder: str) -> Iterator[VideoReader]:
     except (UnreadableSample, TruncatedVideo):
         raise
     except Exception as error:  # both decoders raise more kinds than they document
-        message = " ".join(str(error).split())[:300]
-        raise UnreadableSample(f"{type(error).__name__}: {message}") from error
+        raise UnreadableSample(_reason(error, path)) from error
 
 
 def _check_size(width: int, height: int, num_frames: int) -> None:
@@ -75,11 +79,88 @@ def _check_size(width: int, height: int, num_frames: int) -> None:
         raise UnreadableSample(f"{num_frames} frames of {width}x{height} exceed the memory limit")
 
 
+def _reason(error: Exception, path: Path) -> str:
+    """What a decoder said, without what differs from file to file: reasons are counted."""
+    message = _NOISE.sub("", str(error).replace(str(path), "the file"))
+    return f"{type(error).__name__}: {' '.join(message.split())[:300]}"
+
+
+# ---------------------------------------------------------------------------------------------- packets
+
+
+@dataclass(frozen=True)
+class _Packets:
+    """What the container tells of its video stream, read without decoding."""
+
+    pts: np.ndarray | None
+    """int64, (F,): presentation times of what is shown, ascending; None where the container does not give them."""
+    seconds_per_tick: float
+    pts_at: dict[int, int | None]
+    """The times of packets by their position in the file."""
+    num_hidden: int
+    """Packets that an edit list hides: decoded, not shown."""
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """float64, (F,): the first one is 0."""
+        assert self.pts is not None
+        return (self.pts - self.pts[0]) * self.seconds_per_tick
+
+    @property
+    def starts_late(self) -> bool:
+        """Whether nothing is shown for more than half a second: an empty edit."""
+        return self.pts is not None and self.pts[0] * self.seconds_per_tick > 0.5
+
+
+def _open_stream(path: Path) -> tuple[Any, Any]:
+    """The container and its main video stream; pictures attached to audio files are none."""
+    import av
+
+    av.logging.set_level(None)
+    if not path.is_file():
+        raise UnreadableSample("no such file")
+    container = av.open(str(path), mode="r", metadata_errors="ignore")
+    stream = container.streams.best("video")
+    if stream is None or "attached_pic" in str(stream.disposition.name):
+        container.close()
+        raise UnreadableSample("no video stream")
+    stream.thread_type = "NONE"
+    return container, stream
+
+
+def _read_packets(container: Any, stream: Any) -> _Packets:
+    shown: list[int | None] = []
+    pts_at: dict[int, int | None] = {}
+    num_hidden = 0
+    for packet in _until_damage(container.demux(stream)):
+        if packet.size == 0:
+            continue
+        if packet.pos is not None and packet.pos >= 0:
+            pts_at[packet.pos] = packet.pts
+        if packet.is_discard:
+            num_hidden += 1
+        else:
+            shown.append(packet.pts)
+    known = [pts for pts in shown if pts is not None]
+    pts = np.unique(np.asarray(known, dtype=np.int64)) if known and len(known) == len(shown) else None
+    return _Packets(pts, float(stream.time_base or 1), pts_at, num_hidden)
+
+
+def _until_damage(items: Iterator[Any]) -> Iterator[Any]:
+    """Packets or frames up to the end of the file or its first damage."""
+    import av
+
+    try:
+        yield from items
+    except av.FFmpegError:
+        return
+
+
 # ---------------------------------------------------------------------------------------------- decord
 
 
 class DecordReader:
-    """decord: the faster one; rotates by itself; knows no AV1."""
+    """decord: rotates by itself; knows no AV1. It believes its own count of frames, so that is checked first."""
 
     def __init__(self, path: Path) -> None:
         # By default decord retries 10,240 times at a damaged end, which takes minutes.
@@ -87,15 +168,34 @@ class DecordReader:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        if not path.is_file():
-            raise UnreadableSample("no such file")
+        container, stream = _open_stream(path)
+        try:
+            packets = _read_packets(container, stream)
+        finally:
+            container.close()
         self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        if len(self._reader) == 0:
+        self.times_s = self._checked_times(packets)
+
+    def _checked_times(self, packets: _Packets) -> np.ndarray:
+        """Frame times on which decord and the container agree.
+
+        With edit lists they do not: decord counts the hidden frames and gives others than asked for.
+        """
+        num_frames = len(self._reader)
+        if num_frames == 0:
             raise UnreadableSample("no video frame")
-        starts = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))), dtype=np.float64)[:, 0]
-        if not np.isfinite(starts).all() or (np.diff(starts) < 0).any():
+        starts = np.asarray(self._reader.get_frame_timestamp(range(num_frames)), dtype=np.float64)[:, 0]
+        if not np.isfinite(starts).all() or (np.diff(starts) <= 0).any():
             raise UnreadableSample("frame times are not ascending")
-        self.times_s = starts - starts[0]
+        times_s = starts - starts[0]
+        if packets.pts is None:
+            return times_s
+        if packets.num_hidden or packets.starts_late:
+            raise UnreadableSample("an edit list, which decord does not follow")
+        # Its times are rounded to float32.
+        if num_frames != len(packets.pts) or not np.allclose(times_s, packets.times_s, rtol=1e-6, atol=2e-3):
+            raise UnreadableSample(f"{num_frames} frames, the container has {len(packets.pts)} or other times")
+        return packets.times_s
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
@@ -114,67 +214,44 @@ class PyAVReader:
     """PyAV: reads nearly everything, trusts no metadata."""
 
     def __init__(self, path: Path) -> None:
-        import av
-
-        av.logging.set_level(None)
-        self._container = av.open(str(path), mode="r", metadata_errors="ignore")
-        if not self._container.streams.video:
+        self._path = path
+        self._container, self._stream = _open_stream(path)
+        try:
+            self._packets = _read_packets(self._container, self._stream)
+            self._pts = self._packets.pts
+            self.times_s = self._packets.times_s if self._pts is not None else self._counted_times()
+        except BaseException:
             self._container.close()
-            raise UnreadableSample("no video stream")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "NONE"
-        self._pts = self._scan()
-        self.times_s = self._times()
+            raise
 
-    def _scan(self) -> np.ndarray | None:
-        """Presentation times of all packets, ascending; None where the container does not give them."""
-        pts: list[int] = []
-        for packet in self._packets():
-            if packet.is_discard or packet.size == 0:
-                continue
-            if packet.pts is None:
-                return None
-            pts.append(packet.pts)
-        return np.unique(np.asarray(pts, dtype=np.int64)) if pts else None
-
-    def _times(self) -> np.ndarray:
-        if self._pts is not None:
-            return (self._pts - self._pts[0]) * float(self._stream.time_base or 1)
-        # Without times, frames are counted, which means decoding them all once.
-        num_frames = sum(1 for _ in self._frames_from(None))
+    def _counted_times(self) -> np.ndarray:
+        """Without times in the container, frames are counted, which means decoding them all once."""
+        num_frames = sum(1 for _ in self._frames_from_start())
         if num_frames == 0:
             raise UnreadableSample("no video frame")
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 25.0)
         return np.arange(num_frames) / rate
 
-    def _packets(self) -> Iterator[Any]:
-        """Packets from the start of the file up to its end or its first damage."""
+    def _frames_from_start(self) -> Iterator[Any]:
+        """All decoded frames up to the first damage. A new opening: not all that opens can seek back to its start."""
+        self._container.close()
+        self._container, self._stream = _open_stream(self._path)
+        return _until_damage(self._container.decode(self._stream))
+
+    def _frames_from(self, pts: int) -> Iterator[Any]:
+        """Decoded frames from the key frame at or before `pts`; nothing when seeking does not lead there."""
         import av
 
         try:
-            yield from self._container.demux(self._stream)
-        except av.FFmpegError:
+            self._container.seek(pts, stream=self._stream, backward=True)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+        except (av.FFmpegError, StopIteration):
             return
-
-    def _frames_from(self, pts: int | None) -> Iterator[Any]:
-        """Decoded frames from the key frame at or before `pts` up to the first damage; from the start if None."""
-        import av
-
-        try:
-            if pts is None:
-                self._container.seek(0)
-            else:
-                self._container.seek(pts, stream=self._stream, backward=True)
-        except av.FFmpegError:
-            # Some formats cannot seek at all: a second opening starts over.
-            name = self._container.name
-            self._container.close()
-            self._container = av.open(name, mode="r", metadata_errors="ignore")
-            self._stream = self._container.streams.video[0]
-        try:
-            yield from self._container.decode(self._stream)
-        except av.FFmpegError:
+        # After a seek some edit lists are lost, and with them the right times.
+        if first.pts != self._packets.pts_at.get(first.pos, first.pts):
             return
+        yield from _until_damage(frame for packet in itertools.chain([first], packets) for frame in packet.decode())
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
@@ -185,7 +262,7 @@ class PyAVReader:
     def _by_count(self, wanted: np.ndarray) -> list[np.ndarray]:
         last = int(wanted[-1])
         keep = set(wanted.tolist())
-        decoded = enumerate(itertools.islice(self._frames_from(None), last + 1))
+        decoded = enumerate(itertools.islice(self._frames_from_start(), last + 1))
         frames = [_upright(frame) for index, frame in decoded if index in keep]
         if len(frames) < len(wanted):
             raise TruncatedVideo(int(wanted[len(frames)]) if frames else 0)
@@ -199,7 +276,7 @@ class PyAVReader:
         first = next(decoded, None)
         if first is None or first.pts is None or first.pts > targets[0]:
             # The seek went wrong or too far: start over.
-            decoded = self._frames_from(int(self._pts[0]) if self._pts[0] < 0 else None)
+            decoded = self._frames_from_start()
             first = next(decoded, None)
         if first is None:
             raise TruncatedVideo(0)
@@ -234,8 +311,7 @@ def _same_size(frames: list[np.ndarray]) -> list[np.ndarray]:
 
     height, width = frames[0].shape[:2]
     return [
-        f if f.shape[:2] == (height, width) else np.asarray(Image.fromarray(f).resize((width, height)))
-        for f in frames
+        f if f.shape[:2] == (height, width) else np.asarray(Image.fromarray(f).resize((width, height))) for f in frames
     ]
 
 

@@ -53,8 +53,8 @@ class ImageModality:
     def __init__(self, options: ImageInput) -> None:
         self.options = options
 
-    def load(self, request: Request, decoder: str) -> np.ndarray:
-        """uint8, (V, 3, S, S)."""
+    def load(self, request: Request, decoder: str) -> np.ndarray:  # noqa: ARG002  (there is one decoder)
+        """uint8, (V, 3, S, S); the picture itself for `preview`."""
         pixels_HWC = read_image(Path(request.path))
         if request.look == "preview":
             return pixels_HWC
