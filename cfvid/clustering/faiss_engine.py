@@ -60,8 +60,9 @@ class FaissEngine:
         if spherical:
             # faiss maximises the sum of inner products of unit vectors.
             objective = num_fitted - objective
-        best = _best_run(objective, restarts)
-        return KMeansResult(np.asarray(kmeans.centroids), best.tolist(), num_fitted)
+        # The record runs up to the restart that was kept, which is its end; it is short when K = N.
+        kept = objective[-iterations:].tolist()
+        return KMeansResult(np.asarray(kmeans.centroids), kept, num_fitted)
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroids by exact search; see the protocol."""
@@ -71,9 +72,3 @@ class FaissEngine:
         index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))
         distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), 1)
         return ids[:, 0].astype(np.int64), distances[:, 0]
-
-
-def _best_run(objective: np.ndarray, restarts: int) -> np.ndarray:
-    """The objective of the restart that faiss kept: the one that ends lowest."""
-    runs = np.array_split(objective, restarts)
-    return min(runs, key=lambda run: float(run[-1]))

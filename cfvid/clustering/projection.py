@@ -45,7 +45,8 @@ class Projection:
         pca.fit(self._normalized(features_ND))
         scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12)) if self.whiten else np.ones(self.pca_dim)
         self.mean_D_ = pca.mean_.astype(np.float32)
-        self.components_PD_ = (pca.components_ / scale[:, None]).astype(np.float32)
+        # safetensors writes the memory as it lies: it must lie row by row.
+        self.components_PD_ = np.ascontiguousarray(pca.components_ / scale[:, None], dtype=np.float32)
         return self
 
     def transform(self, features_ND: np.ndarray) -> np.ndarray:

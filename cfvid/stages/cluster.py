@@ -10,6 +10,7 @@ RUN/cluster/
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures, warnings_of
 from cfvid.config import ClusterConfig
-from cfvid.errors import ConfigError
+from cfvid.errors import ConfigError, DataError
 from cfvid.features import FeatureStore
 from cfvid.seeds import derive
 from cfvid.stages.context import Run, costed
@@ -152,10 +153,19 @@ def write_pseudo_labels(path: Path, ids: list[str], clusters: np.ndarray, distan
 
 
 def read_pseudo_labels(folder: Path) -> dict[str, int]:
-    """The cluster of each sample id of a complete cluster folder, its digests checked."""
+    """The cluster of each sample id of a complete cluster folder, its digests checked.
+
+    Raises:
+        DataError: when a sample is named twice.
+    """
     Record.read(folder, kind=KIND).verify(folder)
     table = pyarrow.parquet.read_table(folder / "pseudo_labels.parquet")
-    return dict(zip(table["sample_id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
+    ids = table["sample_id"].to_pylist()
+    cluster_of = dict(zip(ids, table["cluster"].to_pylist(), strict=True))
+    if len(cluster_of) != len(ids):
+        twice = next(sample_id for sample_id, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{folder / 'pseudo_labels.parquet'} names samples more than once, e.g. {twice}.")
+    return cluster_of
 
 
 def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[list[str], np.ndarray, np.ndarray]:

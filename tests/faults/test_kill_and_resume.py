@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from cfvid.pipeline import run_stages
 from cfvid.training import interrupts
 from cfvid.training.metrics import read_metrics
 
-UP_TO_EXTRACT = ["pretrain", "extract"]
-UP_TO_RETRAIN = [*UP_TO_EXTRACT, "cluster", "retrain"]
+UP_TO_PRETRAIN = ["pretrain"]
+UP_TO_CLUSTER = ["pretrain", "extract", "cluster"]
+UP_TO_RETRAIN = [*UP_TO_CLUSTER, "retrain"]
 NUM_KILLS = 20
 
 
@@ -64,6 +66,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def copy_stages(source: Path, target: Path, stages: list[str]) -> None:
+    for stage in stages:
+        shutil.copytree(source / stage, target / stage)
+
+
 def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in read_metrics(folder) if line["event"] == "step"]
 
@@ -90,8 +97,7 @@ def test_extraction_killed_at_random_moments_gives_the_same_bytes(
     total_hits = 0
     for attempt in range(NUM_KILLS):
         output = tmp_path / f"run{attempt}"
-        os.makedirs(output)
-        os.system(f"cp -r {undisturbed}/pretrain {output}/")
+        copy_stages(undisturbed, output, UP_TO_PRETRAIN)
         total_hits += kill_repeatedly(zygote, config_file, output, ["extract"], kills=1, within=0.35)
         assert contents(output / "extract") == contents(undisturbed / "extract")
     assert total_hits >= NUM_KILLS // 4, "the kills came too late to test anything"
@@ -101,8 +107,7 @@ def test_extraction_killed_at_each_write_redoes_at_most_one_shard(
     zygote: Zygote, config_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    os.makedirs(output)
-    os.system(f"cp -r {undisturbed}/pretrain {output}/")
+    copy_stages(undisturbed, output, UP_TO_PRETRAIN)
     call, whole_before = 0, 0
     while True:
         call += 1
@@ -122,8 +127,7 @@ def test_retraining_killed_at_random_moments_ends_with_the_same_network(
     zygote: Zygote, config_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    os.makedirs(output)
-    os.system(f"cp -r {undisturbed}/pretrain {undisturbed}/extract {undisturbed}/cluster {output}/")
+    copy_stages(undisturbed, output, UP_TO_CLUSTER)
     hits = kill_repeatedly(zygote, config_file, output, ["retrain"], kills=8, within=0.8)
     assert hits >= 2, "the kills came too late to test anything"
     assert contents(output / "retrain") == contents(undisturbed / "retrain")
@@ -133,8 +137,7 @@ def test_a_kill_at_each_checkpoint_write_leaves_a_whole_checkpoint(
     zygote: Zygote, config_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    os.makedirs(output)
-    os.system(f"cp -r {undisturbed}/pretrain {undisturbed}/extract {undisturbed}/cluster {output}/")
+    copy_stages(undisturbed, output, UP_TO_CLUSTER)
     statuses = []
     for call in range(1, 60, 3):
         statuses.append(zygote.run(config_file, output, ["retrain"], die_at_call=call))

@@ -38,7 +38,7 @@ def tiny_values(data: Path, **overrides: Any) -> dict[str, Any]:
         "modality": "image",
         "input": {"crop_size": SIDE, "resize": SIDE},
         "data": {"pretrain": str(data), "targets": {"target": str(data)}},
-        "pretrain": {"arch": "resnet10_small", "training": dict(training)},
+        "pretrain": {"arch": "resnet10_thin", "training": dict(training)},
         "extract": {"shard_size": 5, "batch_size": 3},
         "cluster": {"num_clusters": 4, "iterations": 10},
         "retrain": {"training": dict(training)},

@@ -53,7 +53,7 @@ class Zygote:
 
 
 def _serve() -> None:
-    import cfvid.cli  # noqa: F401
+    import cfvid.cli
     import cfvid.pipeline  # noqa: F401
 
     # Stages print to stdout, which is the line to the test.
@@ -72,10 +72,10 @@ def _run_job(job: dict[str, Any]) -> int:
     import logging
 
     import torch
+    from support.tiny import configure
 
     from cfvid.errors import CfvidError
     from cfvid.pipeline import run_stages
-    from support.tiny import configure
 
     logging.getLogger("cfvid").setLevel(logging.ERROR)
     torch.set_num_threads(1)

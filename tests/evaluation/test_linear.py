@@ -1,0 +1,54 @@
+"""The linear probe against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from cfvid.config import LinearConfig
+from cfvid.evaluation.linear import LinearProbe
+
+
+@pytest.fixture
+def problem() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=200)
+    return (rng.normal(size=(4, 10))[labels] + rng.normal(size=(200, 10))).astype(np.float32)[:, None], labels
+
+
+def test_with_one_penalty_it_is_scikit_learns_regression(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    features_NVD, labels = problem
+    probe = LinearProbe(LinearConfig(penalties=[0.1]), seed=0).fit(features_NVD[:150], labels[:150], num_classes=4)
+    scaler = StandardScaler().fit(features_NVD[:150, 0])
+    reference = LogisticRegression(C=0.1, max_iter=300).fit(scaler.transform(features_NVD[:150, 0]), labels[:150])
+    expected = reference.predict_log_proba(scaler.transform(features_NVD[150:, 0]))
+    np.testing.assert_allclose(probe.logits(features_NVD[150:])[:, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_penalty_is_chosen_on_held_out_samples() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(2, size=60)
+    features = rng.normal(size=(60, 1, 200)).astype(np.float32)  # many useless dimensions
+    features[:, 0, 0] += 4 * labels
+    probe = LinearProbe(LinearConfig(penalties=[1e-4, 100.0]), seed=0).fit(features, labels, num_classes=2)
+    assert probe.penalty_ in (1e-4, 100.0)
+    assert probe.logits(features).shape == (60, 1, 2)
+
+
+def test_classes_never_seen_are_never_said(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    features_NVD, labels = problem
+    probe = LinearProbe(LinearConfig(), seed=0).fit(features_NVD, labels, num_classes=6)
+    logits = probe.logits(features_NVD)
+    assert np.isneginf(logits[..., 4:]).all()
+    assert np.isfinite(logits[..., :4]).all()
+
+
+def test_views_of_a_sample_stay_together(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    features_NVD, labels = problem
+    twice = np.concatenate([features_NVD, features_NVD], axis=1)
+    probe = LinearProbe(LinearConfig(), seed=0).fit(twice, labels, num_classes=4)
+    logits = probe.logits(twice)
+    assert logits.shape == (200, 2, 4)
+    np.testing.assert_allclose(logits[:, 0], logits[:, 1])

@@ -1,0 +1,169 @@
+"""pretrain: label noise, weak tags, and networks that users bring."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.tiny import tiny_config, write_pictures
+from torchvision.models import resnet18
+
+from cfvid.artifacts import Record
+from cfvid.data.manifest import Sample, from_samples
+from cfvid.errors import ConfigError, DataError, WeightsError
+from cfvid.models.weights import load_network
+from cfvid.pipeline import run_stages
+from cfvid.stages.pretrain import _noisy_labels, read_noisy_labels
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def many_samples(count: int = 4000, classes: int = 10):  # type: ignore[no-untyped-def]
+    return from_samples(
+        [Sample(f"s{i}", f"{i}.png", "/", (f"class{i % classes}",), "train", None, None) for i in range(count)]
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_label_noise_flips_the_share_asked_for_uniformly(share: float) -> None:
+    samples = many_samples()
+    noisy = _noisy_labels(samples, share, seed=3)
+    flipped = [i for i in samples.ids if noisy[i] != samples.labels_by_id[i]]
+    assert len(flipped) / len(samples) == pytest.approx(share, abs=0.03)
+    if share == 1.0:
+        counts = {name: sum(noisy[i] == (name,) for i in samples.ids) for name in samples.classes}
+        assert min(counts.values()) > 300
+        assert max(counts.values()) < 500
+
+
+def test_flips_of_less_noise_are_flips_of_more(  # so that runs over p differ in p alone
+) -> None:
+    samples = many_samples(500)
+    clean = samples.labels_by_id
+    less, more = _noisy_labels(samples, 0.25, seed=3), _noisy_labels(samples, 0.75, seed=3)
+    assert all(more[i] == less[i] for i in samples.ids if less[i] != clean[i])
+
+
+def test_labels_and_flips_are_recorded(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(pictures, pretrain__label_noise=0.5, pretrain__training__epochs=1)
+    run_stages(config, tmp_path / "run", stages=["pretrain"])
+    table = pq.read_table(tmp_path / "run" / "pretrain" / "labels.parquet").to_pylist()
+    assert len(table) == 24
+    assert 4 <= sum(row["flipped"] for row in table) <= 20
+    for row in table:
+        assert row["labels"] == [row["sample_id"].split("/")[1]]
+        assert row["flipped"] == (row["labels"] != row["noisy_labels"])
+    noisy = read_noisy_labels(tmp_path / "run" / "pretrain")
+    assert noisy[table[3]["sample_id"]] == tuple(table[3]["noisy_labels"])
+
+
+def test_n_pre_learns_an_easy_task(pictures: Path, tmp_path: Path) -> None:
+    run_stages(tiny_config(pictures, pretrain__training__epochs=6), tmp_path / "run", stages=["pretrain"])
+    facts = Record.read(tmp_path / "run" / "pretrain", kind="pretrain").facts
+    assert facts["num_held_out"] == 12
+    assert facts["held_out_accuracy"] > 0.7  # chance is 1/3
+    network, saved = load_network(tmp_path / "run" / "pretrain" / "network")
+    assert saved.classes == ["class0", "class1", "class2"]
+    assert network.num_classes == 3
+
+
+def test_weak_tags_train_with_several_labels_per_sample(pictures: Path, tmp_path: Path) -> None:
+    rows = ["sample_id,path,label,split"]
+    for path in sorted((pictures / "train").rglob("*.png")):
+        name = path.parent.name
+        rows.append(f"{path.stem}-{name},{path.relative_to(pictures)},{name}|any,train")
+    manifest = tmp_path / "tags.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    source = {"path": str(manifest), "media_root": str(pictures), "label_separator": "|"}
+    config = tiny_config(pictures, data__pretrain=[source], pretrain__training__epochs=1)
+    run_stages(config, tmp_path / "run", stages=["pretrain"])
+    _, saved = load_network(tmp_path / "run" / "pretrain" / "network")
+    assert saved.classes == ["any", "class0", "class1", "class2"]
+
+
+def test_one_class_is_a_clear_error(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "pictures", classes=1)
+    with pytest.raises(DataError, match="only one label"):
+        run_stages(tiny_config(data), tmp_path / "run", stages=["pretrain"])
+
+
+# ---------------------------------------------------------------------------------------------- brought along
+
+
+def test_a_cfvid_checkpoint_is_taken_as_it_is(pictures: Path, tmp_path: Path) -> None:
+    run_stages(tiny_config(pictures, pretrain__training__epochs=1), tmp_path / "a", stages=["pretrain"])
+    source = tmp_path / "a" / "pretrain" / "network"
+    config = tiny_config(pictures, pretrain__weights=str(source))
+    run_stages(config, tmp_path / "b", stages=["pretrain", "extract"])
+    copy = tmp_path / "b" / "pretrain" / "network"
+    assert (copy / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="resnet10_thin"):
+        run_stages(
+            tiny_config(pictures, pretrain__weights=str(source), pretrain__arch="resnet18_small"),
+            tmp_path / "c",
+            stages=["pretrain"],
+        )
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_foreign_state_dict_gives_the_same_features(pictures: Path, tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(0)
+    foreign = resnet18(num_classes=7).eval()
+    path = tmp_path / f"weights{suffix}"
+    state = {f"module.{name}": tensor for name, tensor in foreign.state_dict().items()}
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    else:
+        save_file(state, path)
+    config = tiny_config(pictures, pretrain__weights=str(path), pretrain__arch="resnet18")
+    run_stages(config, tmp_path / "run", stages=["pretrain"])
+    network, _ = load_network(tmp_path / "run" / "pretrain" / "network")
+    foreign.fc = torch.nn.Identity()
+    batch = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval().trunk(batch), foreign(batch))
+    report = json.loads((tmp_path / "run" / "pretrain" / "import.json").read_text())
+    assert report["unexpected"] == ["module.fc.bias", "module.fc.weight"]
+    assert report["missing"] == []
+    assert report["mapped"]["module.conv1.weight"] == "conv1.weight"
+
+
+def test_weights_of_another_shape_are_refused_with_the_cause(pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    state = resnet18().state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    torch.save(state, path)
+    config = tiny_config(pictures, pretrain__weights=str(path), pretrain__arch="resnet18")
+    with pytest.raises(WeightsError, match=r"layer1.0.conv1.weight is \(64, 64, 1, 1\)"):
+        run_stages(config, tmp_path / "run", stages=["pretrain"])
+
+
+def test_weights_of_another_network_name_what_is_missing(pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"encoder.weight": torch.zeros(3)}, path)
+    config = tiny_config(pictures, pretrain__weights=str(path), pretrain__arch="resnet18")
+    with pytest.raises(WeightsError, match=r"missing \(conv1.weight"):
+        run_stages(config, tmp_path / "run", stages=["pretrain"])
+
+
+def test_weights_that_are_not_there_are_named(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(pictures, pretrain__weights=str(tmp_path / "nothing.pth"), pretrain__arch="resnet18")
+    with pytest.raises(WeightsError, match=r"nothing\.pth"):
+        run_stages(config, tmp_path / "run", stages=["pretrain"])
+
+
+def test_a_moved_data_folder_is_still_the_same_manifest(pictures: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(pictures, tmp_path / "first"))
+    run_stages(tiny_config(first, pretrain__training__epochs=1), tmp_path / "run", stages=["pretrain"])
+    second = first.rename(tmp_path / "second")
+    before = (tmp_path / "run" / "pretrain" / "record.json").read_bytes()
+    run_stages(tiny_config(second, pretrain__training__epochs=1), tmp_path / "run", stages=["pretrain"])
+    assert (tmp_path / "run" / "pretrain" / "record.json").read_bytes() == before

@@ -1,0 +1,42 @@
+"""Learning rate schedules and parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from cfvid.config import TrainingConfig
+from cfvid.training.optim import build_optimizer, learning_rate
+
+
+def config(**values: object) -> TrainingConfig:
+    return TrainingConfig(**{"epochs": 105, "batch_size": 256, "lr": 0.1, **values})
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [(0, 0.0), (2.5, 0.05), (5, 0.1), (29.9, 0.1), (30, 0.01), (60, 1e-3), (95, 1e-4), (104.9, 1e-5)],
+)
+def test_the_papers_step_schedule(epoch: float, expected: float) -> None:
+    recipe = config(schedule="step", milestones=[30, 60, 90, 100], warmup_epochs=5)
+    assert learning_rate(recipe, epoch=epoch) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.0), (5, 0.1), (55, 0.05), (105, 0.0)])
+def test_cosine_after_the_warm_up(epoch: float, expected: float) -> None:
+    assert learning_rate(config(warmup_epochs=5), epoch=epoch) == pytest.approx(expected, abs=1e-9)
+
+
+def test_constant() -> None:
+    assert learning_rate(config(schedule="constant"), epoch=104) == 0.1
+
+
+@pytest.mark.parametrize(("everywhere", "spared"), [(False, 0.0), (True, 1e-4)])
+def test_weight_decay_spares_norms_and_biases(everywhere: bool, spared: float) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    groups = build_optimizer(network, config(decay_norm_and_bias=everywhere)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    assert decay[id(network[0].weight)] == 1e-4
+    assert decay[id(network[0].bias)] == spared
+    assert decay[id(network[1].weight)] == spared
