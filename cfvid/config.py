@@ -7,6 +7,7 @@ Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -341,9 +342,11 @@ def _validate(
     name = values.get("modality")
     modality = modalities.get(name) if isinstance(name, str) else None
     faults = []
-    if modality is None:
+    if "modality" not in values:
+        faults.append(f"modality is missing; it is one of {', '.join(modalities)}")
+    elif modality is None and isinstance(name, str):
         faults.append(f"{place(layers, 'modality')}modality: {_not_one_of(name, modalities)}")
-    else:
+    elif modality is not None:
         faults += _architecture_faults(values, layers, modality.network_dims, architectures)
     model = schema(modality.Input if modality else _AnyInput)
     try:
@@ -379,6 +382,7 @@ def _not_one_of(name: object, known: Iterable[str]) -> str:
     return f"{name!r} is not one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+@functools.cache
 def schema(input_section: type[Section]) -> type[RunConfig]:
     """`RunConfig` with the input keys of one modality."""
     return create_model("RunConfig", __base__=RunConfig, input=(input_section, ...))

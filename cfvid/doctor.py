@@ -253,7 +253,7 @@ def _decoders() -> Iterator[Finding]:
         clip = next(_tiny(generate("gestures", Path(scratch), **_TINY)))
         for decoder in VIDEO_DECODERS:
             # In a child process, as in a run: a broken decoder may crash.
-            with GuardedPool(_decode, attempts=(decoder,), num_workers=1, deadline_s=30.0) as pool:
+            with GuardedPool(_decode, attempts=(decoder,), num_workers=_NUM_CHILDREN, deadline_s=30.0) as pool:
                 (outcome,) = pool.imap([str(clip)])
             fine = outcome.value is not None and len(outcome.value) == _CLIP_FRAMES and outcome.value.std() > 1
             reason = "; ".join(outcome.reasons) or "decodes to wrong pictures"
@@ -267,6 +267,7 @@ def _decoders() -> Iterator[Finding]:
 
 _TINY = {"num_train_per_class": 1, "num_val_per_class": 1, "size": 32}
 _CLIP_FRAMES = 30
+_NUM_CHILDREN = 1
 _MODULE_OF = {"pyav": "av"}
 """Of decoders that are not called like their module."""
 

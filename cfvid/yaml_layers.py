@@ -135,10 +135,15 @@ def _plain(node: yaml.Node, loader: yaml.SafeLoader, layer: Layer, *, key: str) 
             raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
         part = str(loader.construct_object(key_node))
         dotted = f"{key}.{part}" if key else part
+        here = key_node.start_mark.line + 1
+        if "." in part:
+            layer.faults.append(
+                f"{layer.name}:{here}: {part}: in a file, keys stand inside their sections, without dots"
+            )
+            continue
         if part in result:
-            here = key_node.start_mark.line + 1
             layer.faults.append(f"{layer.name}:{here}: {dotted} stands twice (first in line {layer.lines[dotted]})")
-        layer.lines.setdefault(dotted, key_node.start_mark.line + 1)
+        layer.lines.setdefault(dotted, here)
         result[part] = _plain(value_node, loader, layer, key=dotted)
     return result
 

@@ -77,7 +77,7 @@ class Manifest:
                 fix="Give every sample its own id; sources that are put together need different folder names.",
             )
         for name in ("start_s", "end_s"):
-            if not pc.all(pc.fill_null(pc.is_finite(self.table[name]), True)).as_py():
+            if pc.any(pc.invert(pc.is_finite(self.table[name]))).as_py():
                 raise DataError(f"A manifest has a {name} that is no finite number.")
         backwards = pc.fill_null(pc.less_equal(self.table["end_s"], self.table["start_s"]), False)
         if pc.any(backwards).as_py():
