@@ -142,7 +142,7 @@ class GuardedPool:
 
 
 def _run_here(work: Work, attempts: tuple[str, ...], payload: Any) -> Outcome:
-    reasons = []
+    reasons: list[str] = []
     for attempt in attempts:
         try:
             return Outcome(payload, work(payload, attempt), attempt, tuple(reasons))
@@ -409,7 +409,7 @@ def _receive_array(connection: Connection, dtype: str, shape: tuple[int, ...], b
         return np.frombuffer(body, dtype=dtype).reshape(shape)
     array = np.empty(shape, dtype=dtype)
     # Straight from the pipe into the array: Connection.recv_bytes_into copies twice.
-    rest = memoryview(array).cast("B")
+    rest = array.data.cast("B")
     while rest:
         num_read = os.readv(connection.fileno(), [rest])
         if num_read == 0:
@@ -449,7 +449,7 @@ def _child_main(connection: Connection, work: Work, attempts: tuple[str, ...], m
                 _send(connection, "value", value.dtype.str, value.shape, bytearray(value.tobytes()))
             else:
                 _send(connection, "value", value.dtype.str, value.shape, None)
-                rest = memoryview(value).cast("B")
+                rest = value.data.cast("B")
                 while rest:
                     rest = rest[os.write(connection.fileno(), rest) :]
             break

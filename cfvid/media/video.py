@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,12 +62,33 @@ def open_video(path: Path, *, decoder: str) -> Iterator[VideoReader]:
     Raises:
         UnreadableSample: with the decoder's own message, whatever it raises.
     """
-    try:
+    with _as_unreadable(path):
         reader = VIDEO_DECODERS[decoder](path)
-        try:
-            yield reader
-        finally:
-            reader.close()
+    try:
+        yield _SafeReader(reader, path)
+    finally:
+        reader.close()
+
+
+class _SafeReader:
+    """A reader whose errors, of whatever kind, are UnreadableSample. Those of its user stay what they are."""
+
+    def __init__(self, reader: VideoReader, path: Path) -> None:
+        self._reader, self._path = reader, path
+        self.times_s = reader.times_s
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        with _as_unreadable(self._path):
+            return self._reader.read(indices)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+@contextlib.contextmanager
+def _as_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (UnreadableSample, TruncatedVideo):
         raise
     except Exception as error:  # both decoders raise more kinds than they document
@@ -88,28 +109,29 @@ def _reason(error: Exception, path: Path) -> str:
 # ---------------------------------------------------------------------------------------------- packets
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Packets:
     """What the container tells of its video stream, read without decoding."""
 
-    pts: np.ndarray | None
-    """int64, (F,): presentation times of what is shown, ascending; None where the container does not give them."""
+    format: str
     seconds_per_tick: float
-    pts_at: dict[int, int | None]
+    pts: np.ndarray | None = None
+    """int64, (F,): presentation times of what is shown, ascending; None where the container does not give them."""
+    pts_at: dict[int, int | None] = field(default_factory=dict)
     """The times of packets by their position in the file."""
-    num_hidden: int
-    """Packets that an edit list hides: decoded, not shown."""
+    seek_faults: set[str] = field(default_factory=set)
+    """Why a decoder that seeks by its own count of frames would get others than those asked for."""
+
+    @property
+    def in_decoding_order(self) -> bool:
+        """Whether the times are right as a whole but not those of the frames in their packets: AVI has no others."""
+        return self.format == "avi"
 
     @property
     def times_s(self) -> np.ndarray:
         """float64, (F,): the first one is 0."""
         assert self.pts is not None
         return (self.pts - self.pts[0]) * self.seconds_per_tick
-
-    @property
-    def starts_late(self) -> bool:
-        """Whether nothing is shown for more than half a second: an empty edit."""
-        return self.pts is not None and self.pts[0] * self.seconds_per_tick > 0.5
 
 
 def _open_stream(path: Path) -> tuple[Any, Any]:
@@ -120,8 +142,8 @@ def _open_stream(path: Path) -> tuple[Any, Any]:
     if not path.is_file():
         raise UnreadableSample("no such file")
     container = av.open(str(path), mode="r", metadata_errors="ignore")
-    stream = container.streams.best("video")
-    if stream is None or "attached_pic" in str(stream.disposition.name):
+    stream: Any = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         container.close()
         raise UnreadableSample("no video stream")
     stream.thread_type = "NONE"
@@ -129,21 +151,51 @@ def _open_stream(path: Path) -> tuple[Any, Any]:
 
 
 def _read_packets(container: Any, stream: Any) -> _Packets:
+    found = _Packets(container.format.name, float(stream.time_base or 1))
     shown: list[int | None] = []
-    pts_at: dict[int, int | None] = {}
-    num_hidden = 0
+    key_pts = None
+    num_keys = 0
     for packet in _until_damage(container.demux(stream)):
         if packet.size == 0:
             continue
         if packet.pos is not None and packet.pos >= 0:
-            pts_at[packet.pos] = packet.pts
+            found.pts_at[packet.pos] = packet.pts
+        if packet.is_keyframe:
+            key_pts, num_keys = packet.pts, num_keys + 1
+            if num_keys > 1 and not _starts_afresh(packet, stream.codec_context):
+                found.seek_faults.add("open groups of pictures")
+        elif key_pts is not None and packet.pts is not None and packet.pts < key_pts:
+            found.seek_faults.add("open groups of pictures")
         if packet.is_discard:
-            num_hidden += 1
+            found.seek_faults.add("an edit list")
         else:
             shown.append(packet.pts)
     known = [pts for pts in shown if pts is not None]
-    pts = np.unique(np.asarray(known, dtype=np.int64)) if known and len(known) == len(shown) else None
-    return _Packets(pts, float(stream.time_base or 1), pts_at, num_hidden)
+    if known and len(known) == len(shown):
+        found.pts = np.unique(np.asarray(known, dtype=np.int64))
+        if found.format.startswith("mov,") and found.pts[0] * found.seconds_per_tick > 0.5:
+            found.seek_faults.add("an edit list")  # nothing is shown at first
+    if num_keys > 1 and not found.format.startswith("mov,"):
+        found.seek_faults.add(f"several key frames in {found.format}")
+    return found
+
+
+def _starts_afresh(key_packet: Any, codec: Any) -> bool:
+    """Whether no later frame needs what came before this key frame.
+
+    H.264 and HEVC also mark frames as key frames after which only the frames shown later can be decoded. In mp4, the
+    units of a packet are preceded by their lengths.
+    """
+    if codec.name not in {"h264", "hevc"} or not codec.extradata or codec.extradata[0] != 1:
+        return True
+    length_size = (codec.extradata[4 if codec.name == "h264" else 21] & 3) + 1
+    data, place = bytes(key_packet), 0
+    while place + length_size < len(data):
+        header = data[place + length_size]
+        if (header & 0x1F == 5) if codec.name == "h264" else (16 <= header >> 1 & 0x3F <= 20):
+            return True
+        place += length_size + int.from_bytes(data[place : place + length_size], "big")
+    return False
 
 
 def _until_damage(items: Iterator[Any]) -> Iterator[Any]:
@@ -160,7 +212,11 @@ def _until_damage(items: Iterator[Any]) -> Iterator[Any]:
 
 
 class DecordReader:
-    """decord: rotates by itself; knows no AV1. It believes its own count of frames, so that is checked first."""
+    """decord: rotates by itself; knows no AV1.
+
+    It goes to a frame by its own count: to the key frame before it, then so many frames on. Where that leads elsewhere
+    it says nothing, so it is only used where it is known to be right.
+    """
 
     def __init__(self, path: Path) -> None:
         # By default decord retries 10,240 times at a damaged end, which takes minutes.
@@ -173,14 +229,14 @@ class DecordReader:
             packets = _read_packets(container, stream)
         finally:
             container.close()
-        self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        if packets.seek_faults:
+            raise UnreadableSample(f"decord seeks wrongly with {', '.join(sorted(packets.seek_faults))}")
+        # Frames that do not decode are by default filled in from their neighbours: any such one is an error here.
+        self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
         self.times_s = self._checked_times(packets)
 
     def _checked_times(self, packets: _Packets) -> np.ndarray:
-        """Frame times on which decord and the container agree.
-
-        With edit lists they do not: decord counts the hidden frames and gives others than asked for.
-        """
+        """Frame times on which decord and the container agree."""
         num_frames = len(self._reader)
         if num_frames == 0:
             raise UnreadableSample("no video frame")
@@ -190,11 +246,9 @@ class DecordReader:
         times_s = starts - starts[0]
         if packets.pts is None:
             return times_s
-        if packets.num_hidden or packets.starts_late:
-            raise UnreadableSample("an edit list, which decord does not follow")
         # Its times are rounded to float32.
         if num_frames != len(packets.pts) or not np.allclose(times_s, packets.times_s, rtol=1e-6, atol=2e-3):
-            raise UnreadableSample(f"{num_frames} frames, the container has {len(packets.pts)} or other times")
+            raise UnreadableSample("decord and the container differ in frames or times")
         return packets.times_s
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
@@ -256,7 +310,8 @@ class PyAVReader:
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
         _check_size(self._stream.width, self._stream.height, len(wanted))
-        frames = self._by_count(wanted) if self._pts is None else self._by_time(wanted)
+        counting = self._pts is None or self._packets.in_decoding_order
+        frames = self._by_count(wanted) if counting else self._by_time(wanted)
         return np.stack(_same_size(frames))[places]
 
     def _by_count(self, wanted: np.ndarray) -> list[np.ndarray]:
@@ -274,8 +329,8 @@ class PyAVReader:
         targets = self._pts[wanted]
         decoded = self._frames_from(int(targets[0]))
         first = next(decoded, None)
-        if first is None or first.pts is None or first.pts > targets[0]:
-            # The seek went wrong or too far: start over.
+        if first is None or first.pts not in self._pts[: wanted[0] + 1]:
+            # The seek went wrong, too far, or to times that the container did not tell of before: start over.
             decoded = self._frames_from_start()
             first = next(decoded, None)
         if first is None:
@@ -283,18 +338,24 @@ class PyAVReader:
         frames: list[np.ndarray] = []
         shown, last_pts = first, first.pts
         for frame in decoded:
-            if frame.pts is None or frame.pts <= last_pts:
+            pts = frame.pts if frame.pts is not None else self._next_pts(last_pts)
+            if pts <= last_pts:
                 continue
-            while len(frames) < len(targets) and frame.pts > targets[len(frames)]:
+            while len(frames) < len(targets) and pts > targets[len(frames)]:
                 frames.append(_upright(shown))
             if len(frames) == len(targets):
                 return frames
-            shown, last_pts = frame, frame.pts
+            shown, last_pts = frame, pts
         while len(frames) < len(targets) and last_pts >= targets[len(frames)]:
             frames.append(_upright(shown))
         if len(frames) < len(targets):
             raise TruncatedVideo(int(np.searchsorted(self._pts, last_pts, side="right")))
         return frames
+
+    def _next_pts(self, pts: int) -> int:
+        """The time of a frame that has none: the packets' next one."""
+        assert self._pts is not None
+        return int(self._pts[min(int(np.searchsorted(self._pts, pts, side="right")), len(self._pts) - 1)])
 
     def close(self) -> None:
         self._container.close()

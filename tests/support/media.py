@@ -82,7 +82,9 @@ def write_video(
         size: (width, height) of numbered frames.
     """
     width, height = size
-    pictures = [numbered_frame(n, width=width, height=height) for n in range(frames)] if isinstance(frames, int) else frames
+    pictures = (
+        [numbered_frame(n, width=width, height=height) for n in range(frames)] if isinstance(frames, int) else frames
+    )
     base = Fraction(1, 1000) if times_ms else Fraction(1, rate)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
