@@ -183,19 +183,27 @@ def _read_packets(container: Any, stream: Any) -> _Packets:
 def _starts_afresh(key_packet: Any, codec: Any) -> bool:
     """Whether no later frame needs what came before this key frame.
 
-    H.264 and HEVC also mark frames as key frames after which only the frames shown later can be decoded. In mp4, the
-    units of a packet are preceded by their lengths.
+    H.264 and HEVC also mark frames as key frames after which only the frames shown later can be decoded. H.264 tells of
+    these in a message before them; without one, FFmpeg knows that frames refer to none but the one before.
     """
     if codec.name not in {"h264", "hevc"} or not codec.extradata or codec.extradata[0] != 1:
         return True
     length_size = (codec.extradata[4 if codec.name == "h264" else 21] & 3) + 1
-    data, place = bytes(key_packet), 0
-    while place + length_size < len(data):
-        header = data[place + length_size]
-        if (header & 0x1F == 5) if codec.name == "h264" else (16 <= header >> 1 & 0x3F <= 20):
-            return True
-        place += length_size + int.from_bytes(data[place : place + length_size], "big")
-    return False
+    headers = _unit_headers(bytes(key_packet), length_size)
+    if codec.name == "hevc":
+        return any(16 <= header >> 1 & 0x3F <= 20 for header in headers)
+    types = {header & 0x1F for header in headers}
+    return 5 in types or 6 not in types
+
+
+def _unit_headers(packet: bytes, length_size: int) -> list[int]:
+    """The first byte of each of a packet's units, which in mp4 are preceded by their lengths."""
+    headers = []
+    place = 0
+    while place + length_size < len(packet):
+        headers.append(packet[place + length_size])
+        place += length_size + int.from_bytes(packet[place : place + length_size], "big")
+    return headers
 
 
 def _until_damage(items: Iterator[Any]) -> Iterator[Any]:
@@ -227,6 +235,8 @@ class DecordReader:
         container, stream = _open_stream(path)
         try:
             packets = _read_packets(container, stream)
+            # decord tells the size by a decoded frame alone, and would decode everything up to it twice.
+            self._width, self._height = stream.width, stream.height
         finally:
             container.close()
         if packets.seek_faults:
@@ -253,8 +263,7 @@ class DecordReader:
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        first = self._reader[int(wanted[0])].shape
-        _check_size(first[1], first[0], len(wanted))
+        _check_size(self._width, self._height, len(wanted))
         return self._reader.get_batch(wanted.tolist()).asnumpy()[places]
 
     def close(self) -> None:
