@@ -42,12 +42,12 @@ def read_sources(
     Raises:
         DataError: when a source does not exist, is empty, or cannot be read.
     """
+    names = _distinct_names(sources, data)
     manifests = [
         _with_standard_splits(read_source(source, data=data, suffixes=suffixes, cache=cache, seed=seed), source)
         for source in sources
     ]
     if len(manifests) > 1:
-        names = _distinct_names(sources, data)
         manifests = [_prefixed(manifest, name) for name, manifest in zip(names, manifests, strict=True)]
     return concatenate(manifests)
 
@@ -220,9 +220,10 @@ def files_below(root: Path, *, trusted_roots: Sequence[str] = ()) -> list[PurePa
                 stack.append(Path(entry.path))
             else:
                 target = Path(entry.path).resolve()
-                if any(target.is_relative_to(path) for path in trusted) and target not in entered:
-                    entered.add(target)  # links can run in a circle
-                    stack.append(Path(entry.path))
+                if any(target.is_relative_to(path) for path in trusted):
+                    if target not in entered:  # links can run in a circle
+                        entered.add(target)
+                        stack.append(Path(entry.path))
                 elif not target.is_relative_to(home):
                     contained(root, Path(entry.path).relative_to(root))
     _check_names(found, root)

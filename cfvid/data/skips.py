@@ -92,5 +92,6 @@ def read_skips(path: Path) -> list[Skip]:
     """Read a ledger file; none when it does not exist."""
     if not path.is_file():
         return []
-    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with open(path, encoding="utf-8", newline="\n") as file:  # splitlines() would also split at U+2028 inside a text
+        values = [json.loads(line) for line in file]
     return [Skip(value["sample_id"], value["path"], tuple(value["reasons"])) for value in values]

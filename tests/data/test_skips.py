@@ -1,0 +1,82 @@
+"""The skip ledger: each sample once, counted by reason, and an end when there are too many (fault matrix row 12)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cfvid.data.skips import Skip, SkipLedger, read_skips, write_skips
+from cfvid.errors import SkipBudgetExceeded
+
+
+def ledger(num_samples: int, budget: float) -> SkipLedger:
+    return SkipLedger(num_samples=num_samples, budget=budget, stage="extract")
+
+
+def skip(name: str, *reasons: str) -> Skip:
+    return Skip(name, f"{name}.mp4", reasons or ("pyav: broken",))
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "budget", "accepted"),
+    [(100, 0.05, 5), (99, 0.05, 4), (100, 0.0, 0), (3, 1.0, 3), (1, 0.99, 0), (10, 0.3, 3)],
+)
+def test_the_budget_is_a_share_of_all_samples(num_samples: int, budget: float, accepted: int) -> None:
+    skips = ledger(num_samples, budget)
+    for number in range(accepted):
+        skips.add(skip(f"s{number}"))
+    if accepted < num_samples:
+        with pytest.raises(
+            SkipBudgetExceeded, match=f"extract: {accepted + 1} of {num_samples} samples are unreadable"
+        ):
+            skips.add(skip("one more"))
+
+
+def test_a_sample_counts_once_however_often_it_is_read() -> None:
+    skips = ledger(10, 0.2)
+    for _ in range(5):
+        skips.extend([skip("a", "pyav: first"), skip("b")])
+    skips.add(skip("a", "pyav: later"))
+    assert [s.sample_id for s in skips.skips] == ["a", "b"]
+    assert skips.skips[0].reasons == ("pyav: later",)
+
+
+def test_row_12_thirty_percent_bad_at_five_percent_stops_with_counts_by_reason() -> None:
+    skips = ledger(1000, 0.05)
+    bad = (skip(f"s{i:03d}", "decord: x", "pyav: no frame" if i % 3 else "pyav: truncated") for i in range(300))
+    with pytest.raises(SkipBudgetExceeded) as caught:
+        skips.extend(bad)
+    assert len(skips.skips) == 51  # as soon as it is too many
+    assert caught.value.exit_code == 3
+    told = str(caught.value)
+    assert "51 of 1000 samples are unreadable, more than the budget of 5.0%" in told
+    assert told.index("34 x pyav: no frame (e.g. s001.mp4)") < told.index("17 x pyav: truncated (e.g. s000.mp4)")
+    assert "data.skip_budget" in told
+
+
+def test_the_summary_is_short() -> None:
+    skips = ledger(100, 1.0)
+    skips.extend(skip(f"s{number:02d}", f"pyav: reason {number}") for number in range(20))
+    skips.add(Skip("none", "none.mp4", ()))
+    assert len(skips.summary()) == 9
+    assert skips.summary()[-1] == "... and 13 other reasons"
+    assert skips.summary(limit=30)[0] == "1 x unknown (e.g. none.mp4)"
+
+
+def test_the_file_has_one_line_for_each_whatever_is_in_it(tmp_path: Path) -> None:
+    written = [skip("ü\n\u2028x", 'decord: "quoted"\nnext line', "pyav: \x85"), skip("b"), Skip("c", "p", ())]
+    skips = ledger(10, 1.0)
+    skips.extend(reversed(written))
+    path = tmp_path / skips.write(tmp_path)
+    assert path.name == "skips.jsonl"
+    lines = path.read_bytes().decode().rstrip("\n").split("\n")
+    assert [json.loads(line)["sample_id"] for line in lines] == ["b", "c", "ü\n\u2028x"]
+    assert read_skips(path) == sorted(written, key=lambda s: s.sample_id)
+
+
+def test_files_without_skips(tmp_path: Path) -> None:
+    write_skips(tmp_path / "skips.jsonl", [])
+    assert read_skips(tmp_path / "skips.jsonl") == []
+    assert read_skips(tmp_path / "absent.jsonl") == []
