@@ -29,12 +29,13 @@ from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
 from cfvid.stages.transfer import KIND as TRANSFER_KIND
-from cfvid.training.metrics import read_metrics
+from cfvid.training.metrics import METRICS_NAME, read_metrics
 
 _KINDS = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "cluster": CLUSTER_KIND, "retrain": RETRAIN_KIND}
 _NETWORK_HOMES = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
 _PACKAGES = ("torch", "torchvision", "pytorchvideo", "decord", "av", "faiss", "accelerate", "numpy")
 _FAISS_NAMES = ("faiss-gpu", "faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
+_CURVE_KEYS = ("epoch", "loss", "accuracy")
 _MOST_REASONS = 8
 _MOST_EXAMPLES = 5
 
@@ -66,8 +67,8 @@ def collect(run: Run) -> dict[str, Any]:
         "stages": stages,
         "missing": missing,
         "problems": problems,
-        "pretrain": _training(run, "pretrain", records),
-        "retrain": _training(run, "retrain", records),
+        "pretrain": _training(run, "pretrain", records, problems),
+        "retrain": _training(run, "retrain", records, problems),
         "clusters": _quality(run, problems),
         "skips": _skips(run, records, problems),
         "costs": _costs(run, problems),
@@ -238,14 +239,13 @@ def _target(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- training
 
 
-def _training(run: Run, stage: str, records: Mapping[str, Record]) -> dict[str, Any]:
+def _training(run: Run, stage: str, records: Mapping[str, Record], problems: list[str]) -> dict[str, Any]:
     """A training stage's facts (held-out accuracy) and its `curve`: epoch, loss, accuracy, by epoch."""
     facts = dict(records[stage].facts) if stage in records else {}
-    curve = [
-        {key: line.get(key) for key in ("epoch", "loss", "accuracy")}
-        for line in read_metrics(run.folder / stage)
-        if isinstance(line, dict) and line.get("event") == "epoch"
-    ]
+    curve: list[dict[str, Any]] = []
+    with tolerant(problems, f"{stage}/{METRICS_NAME}"):
+        lines = [line for line in read_metrics(run.folder / stage) if isinstance(line, dict)]
+        curve += [{key: line[key] for key in _CURVE_KEYS} for line in lines if line.get("event") == "epoch"]
     arch = run.config.pretrain.arch if stage == "pretrain" else run.config.retrain_arch
     return {"arch": arch, **facts, "curve": curve}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from cfvid.report.text import counted, signed
+from cfvid.report.text import counted, shortened, signed
 from cfvid.seeds import stream
 
 NETWORKS = ("n_pre", "n_cf", "random")
@@ -185,7 +185,7 @@ def _answer(compared: Sequence[Mapping[str, Any]]) -> str:
 def _detail(entry: Mapping[str, Any]) -> str:
     networks = entry["networks"]
     text = (
-        f"{entry['target']}, {PROTOCOL_NAMES.get(entry['protocol'], entry['protocol'])}: "
+        f"{_where(entry)}: "
         f"N_cf {networks['n_cf']['mean']:.1f}%, N_pre {networks['n_pre']['mean']:.1f}%, "
         f"a gain of {signed(entry['gain'])} points"
     )
@@ -212,7 +212,7 @@ def cautions_of(
     if not gains:
         return []
     found = [
-        f"{target}: one of its {counted(number, 'validation sample')} is {_points(100 / number)}."
+        f"{shortened(target, 80)}: one of its {counted(number, 'validation sample')} is {_points(100 / number)}."
         for target, number in num_scored.items()
         if number
     ]
@@ -231,8 +231,12 @@ def cautions_of(
     return found
 
 
+def _where(entry: Mapping[str, Any]) -> str:
+    return f"{shortened(entry['target'], 80)}, {PROTOCOL_NAMES.get(entry['protocol'], entry['protocol'])}"
+
+
 def _points(value: float) -> str:
-    digits = 1 if value >= 0.1 else 1 - math.floor(math.log10(value))
+    digits = 1 if value >= 0.1 else -math.floor(math.log10(value))
     return f"{value:.{digits}f} points"
 
 
@@ -242,8 +246,7 @@ def _weak_networks(entry: Mapping[str, Any]) -> list[str]:
     if "random" not in networks:
         return []
     weak = [name for name in ("n_pre", "n_cf") if name in networks and _at_most(networks[name], networks["random"])]
-    where = f"{entry['target']}, {PROTOCOL_NAMES.get(entry['protocol'], entry['protocol'])}"
-    return [f"{where}: {NETWORK_NAMES[name]} is no better than a random network." for name in weak]
+    return [f"{_where(entry)}: {NETWORK_NAMES[name]} is no better than a random network." for name in weak]
 
 
 def _at_most(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

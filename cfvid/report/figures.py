@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +184,15 @@ def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
             axes.plot([low, high], [place, place], color=_MUTED, linewidth=2, solid_capstyle="round")
             axes.plot([entry["gain"]], [place], color=_CF, marker="o", markersize=8)
             text = f"{_label(entry['target'])}, {_protocol(entry)}: {signed(entry['gain'])}"
-            axes.annotate(text, (low, place), xytext=(0, 7), textcoords="offset points", bbox=_HALO)
+            label = axes.annotate(
+                text,
+                (0, place),
+                xycoords=axes.get_yaxis_transform(),  # from the left edge, whatever the gains are
+                xytext=(0, 8),
+                textcoords="offset points",
+                bbox=_HALO,
+            )
+            label.set_in_layout(False)  # a long name must not squeeze the axes
         axes.axvline(0, color=_INK, linewidth=1.2)
         axes.set_ylim(len(entries) - 0.55, -0.85)
         axes.set_yticks([])
@@ -196,7 +205,7 @@ def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
 
 def _metric_name(metric: str) -> str:
-    return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(metric, _label(metric))
+    return {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}.get(metric, visible(shortened(metric, 20)))
 
 
 def curve_figure(
@@ -268,7 +277,7 @@ def size_figure(sizes: Sequence[int], *, tiny_below: int) -> Drawing:
 
 
 def _protocol(entry: Mapping[str, Any]) -> str:
-    return _label(PROTOCOL_NAMES.get(entry["protocol"], entry["protocol"]))
+    return visible(shortened(PROTOCOL_NAMES.get(entry["protocol"], entry["protocol"]), 20))
 
 
 def _label(text: str) -> str:
@@ -279,7 +288,10 @@ def _drawing(figure: Figure, *, alt: str) -> Drawing:
     FigureCanvasSVG(figure)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    with warnings.catch_warnings():
+        # Letters that the measuring font lacks are shown all the same: in the reader's own font.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]  # a document type names a web address; not needed
     return Drawing(_painted(svg, _LIGHT), _painted(svg, _DARK), alt)

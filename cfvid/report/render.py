@@ -38,7 +38,7 @@ def render(report: Mapping[str, Any], sheets: Sheets) -> str:
         rows=score_rows(report["gains"]),
         figures=_figures(report),
         sheets=sheets,
-        config_yaml=yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True, width=100),
+        config_yaml=yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True, width=10_000),
     )
 
 

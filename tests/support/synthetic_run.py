@@ -123,9 +123,7 @@ def _transferred(run: Run, target: str, network: str, seed: int, num_right: int,
     homes = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
     val = run.labelled(target, "val")
     digest = _digest(run.folder / homes[network], "network") if network in homes else digest_of(["random", seed])
-    # As a folder a hostile target name is replaced: that names of targets are file names is not tested here.
-    name = target if target.isidentifier() else f"target{sorted(run.config.data.targets).index(target)}"
-    home = run.folder / "transfer" / name / (network if network in homes else f"random-seed{seed}")
+    home = run.folder / "transfer" / target / (network if network in homes else f"random-seed{seed}")
     for split in ("train", "val"):
         _store(home / "features" / split, {"network": digest}, skips=skips, fallbacks={}, num=12)
         write_json(home / "features" / split / "cost.json", {"seconds": 1.0})
