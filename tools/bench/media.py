@@ -1,0 +1,61 @@
+"""Generated media to measure with: H.264 clips and JPEG pictures of the sizes that data sets have."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+_FRAME_RATES_HZ = (24, 25, 30)
+
+
+def make_videos(folder: Path, *, count: int, width: int = 320, height: int = 240, num_classes: int = 4) -> Path:
+    """H.264 clips of 2 to 5 s in FOLDER/train/CLASS/; returns the folder."""
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        path = folder / "train" / f"class{number % num_classes}" / f"{number:04d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rate_hz = _FRAME_RATES_HZ[number % len(_FRAME_RATES_HZ)]
+        num_frames = round(rng.uniform(2.0, 5.0) * rate_hz)
+        _write_video(path, rng, rate_hz=rate_hz, num_frames=num_frames, width=width, height=height)
+    return folder
+
+
+def _write_video(
+    path: Path, rng: np.random.Generator, *, rate_hz: int, num_frames: int, width: int, height: int
+) -> None:
+    """A camera that pans over a still texture, with sensor noise: motion and residuals, as real footage has."""
+    scene_HWC = _texture(rng, height * 2, width * 2)
+    noise = rng.integers(-4, 5, size=(8, height, width, 1), dtype=np.int16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate_hz, options={"preset": "veryfast", "crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(num_frames):
+            top, left = (round(number / num_frames * side) for side in (height, width))
+            view = scene_HWC[top : top + height, left : left + width] + noise[number % len(noise)]
+            frame = av.VideoFrame.from_ndarray(np.clip(view, 0, 255).astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate_hz)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def make_images(folder: Path, *, count: int, width: int, height: int, num_classes: int = 4) -> Path:
+    """JPEG pictures in FOLDER/train/CLASS/; returns the folder."""
+    for number in range(count):
+        path = folder / "train" / f"class{number % num_classes}" / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = _texture(np.random.default_rng(number), height, width)
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+    return folder
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Detail at three scales: int16, (H, W, 3), 0 ... 255."""
+    layers = []
+    for cells in (4, 16, 64):
+        coarse = Image.fromarray(rng.integers(0, 256, size=(cells, cells, 3), dtype=np.uint8))
+        layers.append(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16))
+    return (layers[0] * 2 + layers[1] + layers[2]) // 4

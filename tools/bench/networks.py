@@ -1,0 +1,70 @@
+"""What `extract` and `retrain` share: whole runs over generated media, as a user would configure them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cfvid.cli import shipped_config
+from cfvid.config import load_config
+from cfvid.data.loader import Look, SampleLoader
+from cfvid.modalities import MODALITIES
+from cfvid.models.zoo import ARCHITECTURES
+from cfvid.stages.context import Run
+from cfvid.training.device import memory_format
+from cfvid.yaml_layers import Layer, from_overrides, read_yaml
+from tools.bench.timing import rate_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and its input."""
+
+    modality: str
+    arch: str
+    overrides: tuple[str, ...]
+    """Of the modality's shipped configuration, as on cfvid's command line."""
+    batch_size: int
+    num_samples: int
+    make_media: Callable[..., Path]
+    """Called with a folder and `count`."""
+
+
+def open_run(setting: Setting, *, media: Path, folder: Path, workers: int) -> Run:
+    """A run in `folder` whose only source is `media`."""
+    values = [
+        f"pretrain.arch={setting.arch}",
+        f"data.pretrain={media}",
+        f"extract.batch_size={setting.batch_size}",
+        f"retrain.training.batch_size={setting.batch_size}",
+        f"runtime.num_workers={workers}",
+        *setting.overrides,
+    ]
+    layers: list[Layer] = [read_yaml(shipped_config(setting.modality)), from_overrides([f"--{v}" for v in values])]
+    dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
+    return Run(load_config(layers, modalities=MODALITIES, architectures=dims), folder)
+
+
+def decode_rate(loader: SampleLoader, ids: list[str], *, batch_size: int, look: Look) -> float:
+    """Samples per second of decoding alone, with nothing else on the cores."""
+
+    def drain() -> None:
+        for _ in loader.batches(ids, batch_size=batch_size, look=look):
+            pass
+
+    drain()
+    return rate_of(drain, units=len(ids))
+
+
+def tensors_in_memory(
+    run: Run, loader: SampleLoader, ids: list[str], *, batch_size: int, look: Look
+) -> list[tuple[list[str], torch.Tensor]]:
+    """Whole batches that are ready for the network: ids and normalised float32, channels last, on the device."""
+    ready = []
+    for batch in loader.batches(ids, batch_size=batch_size, look=look):
+        inputs = run.modality.normalize(batch.inputs[:, 0].to(run.accelerator.device))
+        ready.append((batch.sample_ids, inputs.to(memory_format=memory_format(inputs.ndim))))
+    return ready

@@ -1,0 +1,20 @@
+"""What the command line asks of a benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure."""
+
+    size: str
+    """`smoke` or `small`: a key of each benchmark's SIZES."""
+    workers: int
+    """Decoding processes, on both sides."""
+    rounds: int | None = None
+    """Instead of the size's own number."""
+    videos: Path | None = None
+    """A folder of own videos for `decode`, instead of generated ones."""
