@@ -70,6 +70,12 @@ class SourceConfig(Section):
     val_split: str = "val"
     """The source's name of the split that is scored on."""
 
+    @model_validator(mode="after")
+    def _splits_differ(self) -> Self:
+        if self.train_split == self.val_split:
+            raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        return self
+
 
 def _as_source(value: Any) -> Any:
     if not isinstance(value, str | dict | SourceConfig):

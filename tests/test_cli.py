@@ -143,6 +143,15 @@ def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_twins_are_told_before_a_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cfvid.doctor.find_twins", lambda: ["decord and eva-decord both provide `decord`: pip ..."])
+    absent = ["--data.pretrain", str(tmp_path / "absent"), "--output", str(tmp_path / "run")]
+    assert main(["pretrain", "--modality", "image", *absent]) == 3
+    assert "eva-decord both provide" in caplog.text
+
+
 def test_a_closed_pipe_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)

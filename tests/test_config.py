@@ -151,6 +151,8 @@ def test_unknown_keys_name_the_nearest(text: str, told: str) -> None:
         ("data: {targets: {../x: a}}", "1.yaml:1: ../x: in a file, keys stand inside"),
         ("data: {targets: {a/b: a}}", "data.targets.a/b: "),
         ("data: {targets: {pretrain: a}}", "data.targets.pretrain: no target may have this name"),
+        ("data: {pretrain: {path: a, val_split: train}}", "data.pretrain: train_split and val_split are both 'train'"),
+        ("input: {resize: 8}", "1.yaml:1: input: resize (8) must be at least crop_size (16)"),
         ("transfer: {seeds: [0, x]}", "1.yaml:1: transfer.seeds.1: should be a valid integer"),
         ("transfer: {seeds: []}", "transfer.seeds: List should have at least 1 item"),
         ("transfer: {networks: [n_pre, n_fc]}", "transfer.networks.1: should be 'n_pre', 'n_cf' or 'random'"),

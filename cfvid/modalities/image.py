@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cfvid.config import Count, Fraction, Positive, Section
 from cfvid.data import transforms
@@ -38,6 +38,12 @@ class ImageInput(Section):
     """Evaluation crops whose softmax outputs are averaged."""
     mean: Triple = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> ImageInput:
+        if self.resize < self.crop_size:
+            raise ValueError(f"resize ({self.resize}) must be at least crop_size ({self.crop_size})")
+        return self
 
 
 class ImageModality:
