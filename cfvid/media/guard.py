@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pickle
 import selectors
@@ -182,8 +183,10 @@ class _Child:
         self.connection.send_bytes(message)
         self.tasks.append(task)
 
-    def kill(self) -> str:
-        """End it if it lives still; returns how it ended."""
+    def kill(self, *, patience_s: float = 0.0) -> str:
+        """End it, if it does not end by itself within a time; returns how it ended."""
+        if patience_s:
+            self.process.join(timeout=patience_s)
         if self.process.exitcode is None:
             self.process.kill()
         self.process.join()
@@ -372,7 +375,7 @@ class _Round:
     def _replace(self, child: _Child, *, overdue: bool = False) -> None:
         """Kill a child and give its tasks to others; the first of them may be to blame."""
         self._selector.unregister(child.connection)
-        ending = child.kill()
+        ending = child.kill(patience_s=0.0 if overdue else 2.0)  # the pipe closes before the process has ended
         if not child.ready:
             raise DataError(
                 f"A decoding process did not start: {'no answer' if overdue else ending}.",
@@ -424,7 +427,7 @@ def _receive_array(connection: Connection, dtype: str, shape: tuple[int, ...], b
 def _context() -> Any:
     """Children are forked from a clean server process: quick to replace, and without this process' threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cfvid.modalities"])
+    context.set_forkserver_preload(["cfvid.modalities", "cfvid.media.fork_server"])
     return context
 
 
@@ -465,8 +468,10 @@ def _limit_this_process(memory_gb: float) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
     with contextlib.suppress(OSError, AttributeError):
-        # A child that hangs would outlive a killed parent: ask the kernel to kill it with its own parent (Linux).
+        # A child that hangs would outlive a killed parent: ask the kernel to kill it with its own parent (Linux),
+        # the server that forked it. That one ends with the last process that holds this descriptor: not here.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it died before the line above
         os._exit(1)

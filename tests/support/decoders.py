@@ -1,0 +1,83 @@
+"""Stand-in decoders for the guarded pool: they do on command what real ones do on bad days."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+ATTEMPTS = ("first", "second")
+
+
+def stand_in(payload: str, attempt: str) -> np.ndarray:
+    """Obey a payload such as `ok 7`; with `first:` in front only the first attempt does, the second one is good.
+
+    Returns:
+        int64, (2,): the number in the payload and this process' id.
+    """
+    command, _, argument = payload.removeprefix("first:").partition(" ")
+    if not (payload.startswith("first:") and attempt != "first"):
+        COMMANDS[command](argument)
+    number = argument.split()[0] if argument else "0"
+    return np.array([int(number) if number.lstrip("-").isdigit() else 0, os.getpid()])
+
+
+def _hang(argument: str) -> None:
+    """As decord's get_batch does on some files: native code that keeps the interpreter's lock."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if argument.startswith("/"):
+        Path(argument).write_text(str(os.getpid()))
+    sum(range(10**14))
+
+
+def _crash(_: str) -> None:
+    ctypes.string_at(0)
+
+
+def _crash_once(argument: str) -> None:
+    """Crash the first time, told by a file."""
+    try:
+        Path(argument).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _refuse(argument: str) -> None:
+    raise ValueError(f"cannot read {argument}")
+
+
+def _devour(_: str) -> None:
+    np.ones(2**33, dtype=np.uint8)
+
+
+COMMANDS = {
+    "ok": lambda _: None,
+    "slow": lambda argument: time.sleep(float(argument.split()[1])),
+    "hang": _hang,
+    "crash": _crash,
+    "crash_once": _crash_once,
+    "refuse": _refuse,
+    "devour": _devour,
+    "exit": lambda _: os._exit(3),
+}
+
+
+def array_of(payload: tuple[str, tuple[int, ...]], attempt: str) -> np.ndarray:
+    """An array of a dtype and shape, filled with its own positions."""
+    dtype, shape = payload
+    return np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
+
+
+def transposed(payload: int, attempt: str) -> np.ndarray:
+    """An array that does not lie in memory in its own order."""
+    return np.arange(payload * 1000).reshape(1000, payload).T
+
+
+def no_array(payload: int, attempt: str) -> np.ndarray:
+    """What cannot be sent as bytes."""
+    return np.array([object()])
