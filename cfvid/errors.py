@@ -1,18 +1,18 @@
 """The error tree: every failure a user can cause or meet says what happened, why, and what to do.
 
-    CfvidError              exit 1
-    |- ConfigError          exit 2   the command line, a YAML file, a value
-    |- DataError            exit 3   manifests, samples, pools, targets
-    |  |- UnreadableSample           one sample; goes to the skip ledger, never ends a run by itself
-    |  `- SkipBudgetExceeded         too many of them; ends the run
-    |- ArtifactError        exit 4   files that cfvid wrote
-    |  |- DamagedArtifact            truncated, altered, lying header
-    |  |- InputsChanged              made by something else than what is asked for now
-    |  `- FolderInUse                another process owns the run folder
-    |- WeightsError         exit 5   checkpoints and foreign state dicts
-    |- TrainingError        exit 6   losses, gradients or features that are not finite
-    |- MissingPackage       exit 7   something to install or remove
-    `- Interrupted          exit 130 / 143, after the state was saved
+CfvidError              exit 1
+|- ConfigError          exit 2   the command line, a YAML file, a value
+|- DataError            exit 3   manifests, samples, pools, targets
+|  |- UnreadableSample           one sample; goes to the skip ledger, never ends a run by itself
+|  `- SkipBudgetExceeded         too many of them; ends the run
+|- ArtifactError        exit 4   files that cfvid wrote
+|  |- DamagedArtifact            truncated, altered, lying header
+|  |- InputsChanged              made by something else than what is asked for now
+|  `- FolderInUse                another process owns the run folder
+|- WeightsError         exit 5   checkpoints and foreign state dicts
+|- TrainingError        exit 6   losses, gradients or features that are not finite
+|- MissingPackage       exit 7   something to install or remove
+`- Interrupted          exit 130 / 143, after the state was saved
 """
 
 from __future__ import annotations
