@@ -64,9 +64,9 @@ def warnings_of(figures: Mapping[str, Any]) -> list[str]:
             f"{figures['effective_clusters']:.1f}"
         )
     if figures["num_empty"]:
-        found.append(f"{figures['num_empty']} of {asked} clusters are empty and were removed")
+        found.append(f"empty clusters: {figures['num_empty']} of {asked}, removed")
     if figures["num_tiny"]:
-        found.append(f"{figures['num_tiny']} clusters are tiny")
+        found.append(f"tiny clusters: {figures['num_tiny']}, the smallest with {figures['smallest']} samples")
     if figures["num_giant"]:
-        found.append(f"{figures['num_giant']} clusters are giant, the largest with {figures['largest']} samples")
+        found.append(f"giant clusters: {figures['num_giant']}, the largest with {figures['largest']} samples")
     return found

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from cfvid.artifacts import Record, atomic_file, claim, digest_of, read_json, write_json
+from cfvid.artifacts import Record, atomic_file, claim, digest_of, write_json
 from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
@@ -231,15 +231,3 @@ def _write_predictions(
     )
     with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
         pyarrow.parquet.write_table(table, temporary)
-
-
-def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """All scores below RUN/transfer: {network, target, protocol, metric, value, seed}, value in percent."""
-    scores = []
-    for path in sorted(folder.glob("*/*/*/scores.json")):
-        record = Record.read(path.parent, kind=KIND)
-        facts, seed = record.facts, record.inputs["seed"]
-        for metric, value in read_json(path).items():
-            entry = {key: facts[key] for key in ("network", "target", "protocol")}
-            scores.append({**entry, "metric": metric, "value": value, "seed": seed})
-    return scores

@@ -26,9 +26,9 @@ def test_tiny_giant_and_empty_clusters_are_counted_and_named() -> None:
     assert (uneven["num_empty"], uneven["num_tiny"], uneven["num_giant"]) == (2, 2, 1)
     assert (uneven["smallest"], uneven["median"], uneven["largest"]) == (1, 15, 60)
     text = " ".join(warnings_of(uneven))
-    assert "2 of 7 clusters are empty" in text
-    assert "2 clusters are tiny" in text
-    assert "1 clusters are giant" in text
+    assert "empty clusters: 2 of 7" in text
+    assert "tiny clusters: 2" in text
+    assert "giant clusters: 1" in text
 
 
 def test_one_cluster_is_a_collapse() -> None:
