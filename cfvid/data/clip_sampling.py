@@ -43,7 +43,7 @@ def segment(times_s: np.ndarray, start_s: float | None, end_s: float | None) -> 
     """
     first = 0 if start_s is None else max(0, int(np.searchsorted(times_s, start_s, side="right")) - 1)
     last = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s, side="left"))
-    if start_s is not None and (start_s > times_s[-1] + _frame_seconds(times_s)) or last <= first:
+    if (start_s is not None and (start_s > times_s[-1] + _frame_seconds(times_s))) or last <= first:
         raise UnreadableSample(f"no frame between {start_s} s and {end_s} s; the video has {times_s[-1]:.2f} s")
     return np.arange(first, last)
 

@@ -60,21 +60,28 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8-bit RGB."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scaled_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_scaled_to_8_bits(np.asarray(image), known_bits=_known_bits(image))).convert("RGB")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _scaled_to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Wide integer greys by their bit depth, floats by their range (0..1, or 0..255 where they exceed 1)."""
+def _known_bits(image: Image.Image) -> int | None:
+    """The depth that a grey picture's file tells, as far as Pillow hands it on."""
+    return 16 if image.mode.startswith("I;16") or image.format in {"PNG", "PPM"} else None
+
+
+def _scaled_to_8_bits(grey: np.ndarray, *, known_bits: int | None) -> np.ndarray:
+    """Wide integer greys by their depth, floats by their range (0..1, or 0..255 where they exceed 1)."""
     if grey.dtype.kind == "f":
         values = np.nan_to_num(grey, posinf=255.0, neginf=0.0)
         return np.clip(values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0), 0, 255).astype(np.uint8)
     values = grey.astype(np.int64)
-    # Pillow reads 16-bit PNGs as 32-bit integers: the values tell the depth, not the mode.
-    return np.clip(values >> 8 if values.max(initial=0) > 255 else values, 0, 255).astype(np.uint8)
+    highest = values.max(initial=0)
+    # 32-bit integers hold greys of any depth: the brightest pixel is all there is to go by.
+    bits = known_bits or (8 if highest < 2**8 else 16 if highest < 2**16 else 32)
+    return np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -57,9 +57,7 @@ class FrameModality:
                 start_s=request.start_s,
                 end_s=request.end_s,
             )
-        views = [
-            views_of(transforms.to_tensor(frame), self.options, request.look, request.seed) for frame in frames
-        ]
+        views = [views_of(transforms.to_tensor(frame), self.options, request.look, request.seed) for frame in frames]
         return torch.cat(views).numpy()
 
     def _starts(self, times_s: np.ndarray, request: Request) -> list[float]:

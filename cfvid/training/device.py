@@ -42,7 +42,9 @@ def _precision(config: RunConfig, on_cpu: bool) -> tuple[str, str]:
     if config.precision == "fp16" and on_cpu:
         raise ConfigError("precision is fp16, which needs a GPU.", fix="Use fp32 or bf16 on a CPU.")
     if config.precision == "bf16" and on_cpu and "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        logger.warning("precision bf16 is emulated on this CPU (no AVX-512) and may be a hundred times slower than fp32")
+        logger.warning(
+            "precision bf16 is emulated on this CPU (no AVX-512) and may be a hundred times slower than fp32"
+        )
     if config.precision != "auto":
         return config.precision, "asked for"
     if on_cpu:
