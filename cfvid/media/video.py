@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -206,12 +206,12 @@ def _unit_headers(packet: bytes, length_size: int) -> list[int]:
     return headers
 
 
-def _until_damage(items: Iterator[Any]) -> Iterator[Any]:
-    """Packets or frames up to the end of the file or its first damage."""
+def _until_damage(packets: Iterator[Any]) -> Iterator[Any]:
+    """Packets up to the end of the file or its first damage."""
     import av
 
     try:
-        yield from items
+        yield from packets
     except av.FFmpegError:
         return
 
@@ -299,7 +299,7 @@ class PyAVReader:
         """All decoded frames up to the first damage. A new opening: not all that opens can seek back to its start."""
         self._container.close()
         self._container, self._stream = _open_stream(self._path)
-        return _until_damage(self._container.decode(self._stream))
+        return self._decoded(self._container.demux(self._stream))
 
     def _frames_from(self, pts: int) -> Iterator[Any]:
         """Decoded frames from the key frame at or before `pts`; nothing when seeking does not lead there."""
@@ -314,7 +314,18 @@ class PyAVReader:
         # After a seek some edit lists are lost, and with them the right times.
         if first.pts != self._packets.pts_at.get(first.pos, first.pts):
             return
-        yield from _until_damage(frame for packet in itertools.chain([first], packets) for frame in packet.decode())
+        yield from self._decoded(itertools.chain([first], packets))
+
+    def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
+        """Frames up to the first damage, with those that the decoder still held back for their order."""
+        import av
+
+        try:
+            for packet in packets:
+                yield from packet.decode()
+        except av.FFmpegError:
+            with contextlib.suppress(av.FFmpegError):
+                yield from self._stream.codec_context.decode(None)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)

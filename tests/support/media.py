@@ -10,6 +10,10 @@ from typing import Any
 import av
 import numpy as np
 
+from cfvid.data.clips import read_clips
+from cfvid.data.manifest import Manifest, Sample, from_samples
+from cfvid.media.video import open_video
+
 BITS = 6
 """Frame numbers below 64 are written into pixels as this many upright bars."""
 CORNERS = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 20]]], dtype=np.uint8)
@@ -112,7 +116,7 @@ def write_video(
 
 def _filler_packet(stream: Any, number: int, base: Fraction) -> av.Packet:
     nal_unit = b"\x0c" + b"\xff" * 40 + b"\x80"
-    packet = av.Packet(len(nal_unit).to_bytes(4, "big") + nal_unit)
+    packet = av.Packet(b"\x00\x00\x00\x01" + nal_unit)
     packet.stream, packet.time_base = stream, base
     packet.pts = packet.dts = number
     packet.duration = 1
@@ -138,3 +142,15 @@ def write_audio(path: Path) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def clip_numbers(path: str, decoder: str) -> np.ndarray:
+    """Work for a guarded pool: the numbers in a clip of 16 frames at 10 Hz from a video's start: int64, (16,)."""
+    with open_video(Path(path), decoder=decoder) as reader:
+        (clip,) = read_clips(reader, lambda _: [0.0], num_frames=16, frame_rate_hz=10.0, short_clip="repeat")
+    return np.array(numbers_of(clip))
+
+
+def manifest_of(paths: Sequence[Path]) -> Manifest:
+    """Unlabelled training samples, named as their files."""
+    return from_samples([Sample(p.name, p.name, str(p.parent), (), "train", None, None) for p in paths])
