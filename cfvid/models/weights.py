@@ -24,6 +24,7 @@ from cfvid.models.zoo import ARCHITECTURES, Network
 
 logger = logging.getLogger(__name__)
 
+NETWORK_FILES = ("config.json", "model.safetensors", "record.json")
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 """Keys under which training programs put the state dict inside a checkpoint."""
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "trunk.", "_orig_mod.")

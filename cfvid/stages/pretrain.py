@@ -22,12 +22,11 @@ from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import ConfigError, DataError, WeightsError
 from cfvid.evaluation.inference import forward_views
-from cfvid.models.weights import NetworkConfig, load_foreign, load_network, save_network
+from cfvid.models.weights import load_foreign, load_network
 from cfvid.models.zoo import Network, build_network
 from cfvid.seeds import derive, stream
 from cfvid.stages.context import Run, costed
-from cfvid.training.checkpoint import remove_states
-from cfvid.training.loop import TrainingData, train
+from cfvid.stages.fit import complete, fit
 from cfvid.training.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -91,25 +90,26 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     network = build_network(
         config.pretrain.arch, num_classes=len(targets.classes), seed=derive(config.seed, "pretrain", "weights")
     )
-    training = config.pretrain.training
-    with run.loader(samples, stage="pretrain") as loader:
-        data = TrainingData(
-            loader, targets, run.modality, samples.ids, config.seed, "pretrain", min(training.batch_size, len(samples))
-        )
-        train(
-            network,
-            data,
-            config=training,
-            folder=folder,
-            accelerator=run.accelerator,
-            log_every_steps=config.runtime.log_every_steps,
-        )
-        loader.ledger.write(folder)
-    held_out = _held_out_accuracy(run, network, targets)
-    _finish(
-        run, folder, network, inputs, classes=targets.classes, files=["labels.parquet", LEDGER_NAME], facts=held_out
+    fit(
+        run,
+        network,
+        samples=samples,
+        targets=targets,
+        training=config.pretrain.training,
+        folder=folder,
+        stage=KIND,
+        seed=config.seed,
     )
-    remove_states(folder)
+    complete(
+        run,
+        network,
+        folder=folder,
+        stage=KIND,
+        inputs=inputs,
+        classes=targets.classes,
+        files=["labels.parquet", LEDGER_NAME],
+        facts=_held_out_accuracy(run, network, targets),
+    )
 
 
 def _noisy_labels(samples: Manifest, share: float, seed: int) -> dict[str, tuple[str, ...]]:
@@ -199,31 +199,5 @@ def _bring(run: Run, folder: Path, path: Path, inputs: dict[str, Any]) -> None:
         report = load_foreign(path, network)
         write_json(folder / "import.json", {"file": path.name, **asdict(report)})
         files.append("import.json")
-    _finish(run, folder, network, inputs, classes=classes, files=files, facts={"held_out_accuracy": None})
-
-
-def _finish(
-    run: Run,
-    folder: Path,
-    network: Network,
-    inputs: dict[str, Any],
-    *,
-    classes: list[str],
-    files: list[str],
-    facts: dict[str, Any],
-) -> None:
-    config = NetworkConfig(
-        arch=network.arch,
-        modality=run.config.modality,
-        num_classes=network.num_classes,
-        classes=classes,
-        input=run.config.plain("input")["input"],
-        made_by={"stage": "pretrain", "inputs": inputs},
-    )
-    save_network(folder / "network", network, config)
-    Record.write(folder, kind=KIND, inputs=inputs, files=[*files, *network_files()], facts=facts)
-
-
-def network_files() -> list[str]:
-    """The files of a stage's network, for its record."""
-    return [f"network/{name}" for name in ("config.json", "model.safetensors", "record.json")]
+    facts = {"held_out_accuracy": None}
+    complete(run, network, folder=folder, stage=KIND, inputs=inputs, classes=classes, files=files, facts=facts)

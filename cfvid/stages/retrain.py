@@ -11,17 +11,13 @@ import logging
 from pathlib import Path
 
 from cfvid.artifacts import Record, claim
-from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import DataError
-from cfvid.models.weights import NetworkConfig, save_network
 from cfvid.models.zoo import build_network
 from cfvid.seeds import derive
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.cluster import read_pseudo_labels
 from cfvid.stages.context import Run, costed
-from cfvid.stages.pretrain import network_files
-from cfvid.training.checkpoint import remove_states
-from cfvid.training.loop import TrainingData, train
+from cfvid.stages.fit import complete, fit
 from cfvid.training.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -64,28 +60,15 @@ def retrain(run: Run) -> Path:
         logger.info("retrain: %d samples, %d clusters, %s", len(samples), num_clusters, config.retrain_arch)
         seed = derive(config.seed, "retrain", "weights")
         network = build_network(config.retrain_arch, num_classes=num_clusters, seed=seed)
-        training = config.retrain.training
-        with run.loader(samples, stage="retrain") as loader:
-            batch_size = min(training.batch_size, len(samples))
-            data = TrainingData(loader, targets, run.modality, samples.ids, config.seed, "retrain", batch_size)
-            train(
-                network,
-                data,
-                config=training,
-                folder=folder,
-                accelerator=run.accelerator,
-                log_every_steps=config.runtime.log_every_steps,
-            )
-            loader.ledger.write(folder)
-        saved = NetworkConfig(
-            arch=network.arch,
-            modality=config.modality,
-            num_classes=num_clusters,
-            classes=[],
-            input=config.plain("input")["input"],
-            made_by={"stage": "retrain", "inputs": inputs},
+        fit(
+            run,
+            network,
+            samples=samples,
+            targets=targets,
+            training=config.retrain.training,
+            folder=folder,
+            stage=KIND,
+            seed=config.seed,
         )
-        save_network(folder / "network", network, saved)
-        Record.write(folder, kind=KIND, inputs=inputs, files=[*network_files(), LEDGER_NAME])
-        remove_states(folder)
+        complete(run, network, folder=folder, stage=KIND, inputs=inputs)
     return folder / "network"

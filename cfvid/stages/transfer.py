@@ -30,8 +30,8 @@ from cfvid.models.zoo import Network, build_network
 from cfvid.seeds import derive
 from cfvid.stages.context import Run, costed
 from cfvid.stages.extract import extract_into
+from cfvid.stages.fit import fit
 from cfvid.training.checkpoint import remove_states
-from cfvid.training.loop import TrainingData, train
 from cfvid.training.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -187,17 +187,16 @@ def _finetune(run: Run, target: Target, candidate: Candidate, folder: Path, seed
     # Random draws are named by the target alone: every candidate sees the same batches.
     stage = f"finetune on {target.name}"
     logger.info("%s: %s", stage, candidate.name)
-    with run.loader(target.train, stage=stage) as loader:
-        batch_size = min(config.batch_size, len(target.train))
-        data = TrainingData(loader, targets, run.modality, target.train.ids, seed, stage, batch_size)
-        train(
-            network,
-            data,
-            config=config,
-            folder=folder,
-            accelerator=run.accelerator,
-            log_every_steps=run.config.runtime.log_every_steps,
-        )
+    fit(
+        run,
+        network,
+        samples=target.train,
+        targets=targets,
+        training=config,
+        folder=folder,
+        stage=stage,
+        seed=seed,
+    )
     with run.loader(target.val, stage=stage) as loader:
         parts = list(
             forward_views(

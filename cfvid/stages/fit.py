@@ -1,0 +1,88 @@
+"""What pretraining, retraining and fine-tuning share: samples, targets and a network into the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cfvid.artifacts import Record
+from cfvid.config import TrainingConfig
+from cfvid.data.manifest import Manifest
+from cfvid.data.skips import LEDGER_NAME
+from cfvid.models.weights import NETWORK_FILES, NetworkConfig, save_network
+from cfvid.models.zoo import Network
+from cfvid.stages.context import Run
+from cfvid.training.checkpoint import remove_states
+from cfvid.training.loop import TrainingData, train
+from cfvid.training.targets import Targets
+
+
+def fit(
+    run: Run,
+    network: Network,
+    *,
+    samples: Manifest,
+    targets: Targets,
+    training: TrainingConfig,
+    folder: Path,
+    stage: str,
+    seed: int,
+) -> None:
+    """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
+
+    Args:
+        run: modality, device, runtime settings.
+        network: with one output per class of `targets`.
+        samples: what to train on.
+        targets: of these samples.
+        training: optimiser, schedule, length.
+        folder: takes states, metrics and the ledger.
+        stage: names the random draws, and the work in messages.
+        seed: of the random draws.
+    """
+    with run.loader(samples, stage=stage) as loader:
+        data = TrainingData(
+            loader=loader,
+            targets=targets,
+            modality=run.modality,
+            ids=samples.ids,
+            seed=seed,
+            stage=stage,
+            batch_size=min(training.batch_size, len(samples)),
+        )
+        train(
+            network,
+            data,
+            config=training,
+            folder=folder,
+            accelerator=run.accelerator,
+            log_every_steps=run.config.runtime.log_every_steps,
+        )
+        loader.ledger.write(folder)
+
+
+def complete(
+    run: Run,
+    network: Network,
+    *,
+    folder: Path,
+    stage: str,
+    inputs: Mapping[str, Any],
+    classes: Sequence[str] = (),
+    files: Sequence[str] = (LEDGER_NAME,),
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a stage's network and the record that completes the stage's folder."""
+    config = NetworkConfig(
+        arch=network.arch,
+        modality=run.config.modality,
+        num_classes=network.num_classes,
+        classes=list(classes),
+        input=run.config.plain("input")["input"],
+        made_by={"stage": stage, "inputs": inputs},
+    )
+    save_network(folder / "network", network, config)
+    names = [*files, *(f"network/{name}" for name in NETWORK_FILES)]
+    Record.write(folder, kind=stage, inputs=inputs, files=names, facts=facts)
+    remove_states(folder)
