@@ -106,8 +106,9 @@ def test_a_truncated_file_gives_its_own_frames_or_nothing(pool: GuardedPool, suf
         # AVI has no times: after a frame that misses, the count is one off.
         assert (shown <= wanted + (suffix == ".avi")).all()
         assert (shown == wanted)[wanted <= shown.max() - 4].all()
-    if suffix != ".mp4":  # whose table of contents comes last
-        assert sum(outcome.value is not None for outcome in outcomes) >= 3
+    # The table of contents of mp4 comes last; AVI starts with a head of 5 of its 8 kB here.
+    num_read = sum(outcome.value is not None for outcome in outcomes)
+    assert num_read >= {".mp4": 0, ".avi": 2}.get(suffix, 3)
 
 
 def test_flipped_bits_never_end_the_run(pool: GuardedPool, whole: Path, tmp_path: Path) -> None:
