@@ -51,7 +51,7 @@ SIZES = {
     ),
     "small": Size(
         (
-            Setting("video", "r2plus1d_18", _VIDEO_56, 8, 48, make_videos),
+            Setting("video", "r2plus1d_18", _VIDEO_56, 8, 32, make_videos),
             Setting("image", "resnet18", _IMAGE_64, 32, 1024, _SMALL_IMAGES),
         ),
         rounds=3,

@@ -60,7 +60,7 @@ SIZES = {
     ),
     "small": Size(
         (
-            Setting("video", "r2plus1d_18", _CROP_56, 4, 48, _VIDEO_64),
+            Setting("video", "r2plus1d_18", _CROP_56, 4, 40, _VIDEO_64),
             Setting("image", "resnet18", ("input.crop_size=64", "input.resize=64"), 32, 512, _IMAGE_64),
         ),
         rounds=3,
