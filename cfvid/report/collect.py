@@ -157,9 +157,10 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
     config = run.config.plain()
     for stage, record in records.items():
         for key, then in record.inputs.items():
-            # `input` is recorded in part; weights that were brought are recorded by their digest.
+            # `input` is recorded in part, weights that were brought by their digest, `auto` as what it came to.
             brought = key == "pretrain" and run.config.pretrain.weights is not None
-            if key in config and key != "input" and not brought:
+            resolved = key == "precision" and config[key] == "auto"
+            if key in config and key != "input" and not brought and not resolved:
                 lines = differences({key: then}, {key: config[key]})
                 found += [f"{stage} was made with another setting than the configuration's: {line}" for line in lines]
     return found

@@ -64,8 +64,9 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """What `auto` came to on this device: `no` (fp32), `bf16` or `fp16`."""
-        return str(self.accelerator.mixed_precision)
+        """What `auto` came to on this device: `fp32`, `bf16` or `fp16`."""
+        mixed = str(self.accelerator.mixed_precision)
+        return "fp32" if mixed == "no" else mixed
 
     # ------------------------------------------------------------------------------------------ data
 
