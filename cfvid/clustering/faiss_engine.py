@@ -60,9 +60,7 @@ class FaissEngine:
         if spherical:
             # faiss maximises the sum of inner products of unit vectors.
             objective = num_fitted - objective
-        # The record runs up to the restart that was kept, which is its end; it is short when K = N.
-        kept = objective[-iterations:].tolist()
-        return KMeansResult(np.asarray(kmeans.centroids), kept, num_fitted)
+        return KMeansResult(np.asarray(kmeans.centroids), _last_descent(objective).tolist(), num_fitted)
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nearest centroids by exact search; see the protocol."""
@@ -72,3 +70,12 @@ class FaissEngine:
         index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))
         distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), 1)
         return ids[:, 0].astype(np.int64), distances[:, 0]
+
+
+def _last_descent(objective: np.ndarray) -> np.ndarray:
+    """The objective of the restart that was kept: faiss' record ends with it, and each restart begins with a rise.
+
+    Runs differ in length, because faiss ends each when it no longer improves.
+    """
+    rises = np.flatnonzero(np.diff(objective) > 0)
+    return objective[rises[-1] + 1 :] if len(rises) else objective
