@@ -13,7 +13,6 @@ forked them, and that one ends when the parent's end of a pipe closes.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import multiprocessing.forkserver
@@ -26,26 +25,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from cfvid.errors import DataError
+from cfvid.media.guard_child import Work, child_main, receive_array
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[Any, str], np.ndarray]
-"""`work(payload, attempt)` gives an array, or raises when this attempt cannot; it must be picklable."""
-
 MAX_PAYLOAD_BYTES = 32_768
 """Pickled. A child that is busy sending takes nothing in: what is sent to it meanwhile must fit the pipe."""
-
 _STARTUP_DEADLINE_S = 180.0
 _QUEUE_DEPTH = 3
 """Tasks sent ahead to each child, so that it never waits for the next one."""
-_INLINE_BYTES = 65_536
-"""Smaller arrays travel inside their message: copying them costs less than another one."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +159,7 @@ class _Child:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_child_main, args=(theirs, work, attempts, memory_gb), daemon=True, name="cfvid-decode"
+            target=child_main, args=(theirs, work, attempts, memory_gb), daemon=True, name="cfvid-decode"
         )
         self.process.start()
         theirs.close()
@@ -345,7 +338,7 @@ class _Round:
     def _receive(self, child: _Child) -> None:
         try:
             kind, *content = pickle.loads(child.connection.recv_bytes())
-            array = _receive_array(child.connection, *content) if kind == "value" else None
+            array = receive_array(child.connection, *content) if kind == "value" else None
         except Exception:  # the end of the stream, or what a spoilt process wrote before it died
             self._replace(child)
             return
@@ -407,80 +400,8 @@ class _Round:
                     child.kill()
 
 
-def _receive_array(connection: Connection, dtype: str, shape: tuple[int, ...], body: bytearray | None) -> np.ndarray:
-    if body is not None:
-        return np.frombuffer(body, dtype=dtype).reshape(shape)
-    array = np.empty(shape, dtype=dtype)
-    # Straight from the pipe into the array: Connection.recv_bytes_into copies twice.
-    rest = array.data.cast("B")
-    while rest:
-        num_read = os.readv(connection.fileno(), [rest])
-        if num_read == 0:
-            raise EOFError
-        rest = rest[num_read:]
-    return array
-
-
-# ---------------------------------------------------------------------------------------------- child
-
-
 def _context() -> Any:
     """Children are forked from a clean server process: quick to replace, and without this process' threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cfvid.modalities", "cfvid.media.fork_server"])
     return context
-
-
-def _child_main(connection: Connection, work: Work, attempts: tuple[str, ...], memory_gb: float) -> None:
-    _limit_this_process(memory_gb)
-    _send(connection, "ready")
-    while True:
-        try:
-            payload, first_attempt = pickle.loads(connection.recv_bytes())
-        except (EOFError, OSError):
-            return
-        for attempt in attempts[first_attempt:]:
-            try:
-                # order="C" and not ascontiguousarray, which makes a row of a number.
-                value = np.asarray(work(payload, attempt), order="C")
-                if value.dtype.hasobject:
-                    raise TypeError("an array of objects cannot be sent")
-            except Exception as error:
-                _send(connection, "failed", str(error) or type(error).__name__)
-                continue
-            if value.nbytes <= _INLINE_BYTES:
-                _send(connection, "value", value.dtype.str, value.shape, bytearray(value.tobytes()))
-            else:
-                _send(connection, "value", value.dtype.str, value.shape, None)
-                rest = value.data.cast("B")
-                while rest:
-                    rest = rest[os.write(connection.fileno(), rest) :]
-            break
-
-
-def _send(connection: Connection, *message: Any) -> None:
-    connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
-
-
-def _limit_this_process(memory_gb: float) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
-    with contextlib.suppress(OSError, AttributeError):
-        # A child that hangs would outlive a killed parent: ask the kernel to kill it with its own parent (Linux),
-        # the server that forked it. That one ends with the last process that holds this descriptor: not here.
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it died before the line above
-        os._exit(1)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        limit = int(memory_gb * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Native decoders write to stderr as they like; what matters comes back as the reason.
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)

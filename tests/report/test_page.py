@@ -153,5 +153,6 @@ def test_figures_of_odd_data() -> None:
 
 def test_embedded_figures_are_the_drawings(html: str) -> None:
     sources = [value for tag, name, value in Page(html).attributes if tag == "img" and name == "src" and "svg" in value]
+    assert sources
     for source in sources:
-        ET.fromstring(base64.b64decode(source.partition("base64,")[2]))
+        assert ET.fromstring(base64.b64decode(source.partition("base64,")[2])).tag.endswith("svg")
