@@ -249,12 +249,21 @@ def claim(folder: Path, inputs: Mapping[str, Any], *, fresh: bool = False) -> bo
                 "or discard what is stale with --fresh.",
             )
         if changes:
-            shutil.rmtree(folder)
+            _discard(folder)
+    elif folder.is_dir() and is_complete(folder):
+        _discard(folder)  # without what it was made from, nothing tells whether it is what is asked for
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if not inputs_path.is_file():
         write_json(inputs_path, inputs)
     return is_complete(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder; one that is killed meanwhile leaves nothing under the folder's own name."""
+    aside = folder.parent / f"{TEMPORARY_PREFIX}discarded-{folder.name}-{os.getpid()}"
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
 
 
 def differences(old: Any, new: Any, *, path: str = "") -> list[str]:

@@ -136,6 +136,7 @@ def _score_one(run: Run, target: Target, candidate: Candidate, protocol: str, se
     }
     if claim(folder, inputs, fresh=run.fresh):
         logger.info("%s: done before", folder.relative_to(run.folder))
+        Record.read(folder, kind=KIND).verify(folder)
         return
     with costed(folder):
         if protocol == "linear":

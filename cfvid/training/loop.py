@@ -97,6 +97,8 @@ def train(
     """
     if config.channels_last:
         network = network.to(memory_format=memory_format(data.modality.network_dims + 2))
+    # Accelerate saves and loads all that it ever prepared: forget the networks of earlier stages.
+    accelerator.free_memory()
     prepared, optimizer = accelerator.prepare(network, build_optimizer(network, config))
     progress = load_state(accelerator, folder)
     log = MetricsLog(folder, resumed_step=progress.step)
@@ -139,8 +141,28 @@ def _step(
     progress: Progress,
 ) -> dict[str, float]:
     """Forward, backward and, if `update`, one optimiser step; gives sums over the batch's samples."""
-    if len(batch) < 2:  # the others could not be read
-        return {}
+    values: dict[str, float] = {}
+    if len(batch) >= 2:  # fewer: the others could not be read
+        values = _accumulate(network, batch, data, config, accelerator, update=update, progress=progress)
+    # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
+    if update and any(p.grad is not None for p in network.parameters()):
+        _check_gradients(network, config, accelerator, data.stage, progress)
+        optimizer.step()
+        optimizer.zero_grad()
+    return values
+
+
+def _accumulate(
+    network: nn.Module,
+    batch: Batch,
+    data: TrainingData,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    update: bool,
+    progress: Progress,
+) -> dict[str, float]:
+    """Forward and backward; gives sums over the batch's samples."""
     inputs = data.modality.normalize(batch.inputs[:, 0].to(accelerator.device, non_blocking=True))
     if config.channels_last:
         inputs = inputs.to(memory_format=memory_format(inputs.ndim))
@@ -154,10 +176,6 @@ def _step(
         if not math.isfinite(value):
             raise _not_finite("loss", value, data.stage, progress)
         accelerator.backward(loss / config.gradient_accumulation)
-    if update:
-        _check_gradients(network, config, accelerator, data.stage, progress)
-        optimizer.step()
-        optimizer.zero_grad()
     hits = target.gather(1, logits.argmax(1, keepdim=True)) > 0 if target.ndim > 1 else logits.argmax(1) == target
     return {"samples": len(batch), "loss": value * len(batch), "accuracy": hits.sum().item()}
 

@@ -179,3 +179,33 @@ def test_stopped_in_mid_epoch_and_resumed_is_bit_equal(
 
     assert losses(tmp_path / "stopped" / "pretrain") == losses(tmp_path / "whole" / "pretrain")
     assert contents(tmp_path / "stopped" / "pretrain") == contents(tmp_path / "whole" / "pretrain")
+
+
+def test_stages_of_one_process_do_not_mix_their_states(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stopped in its n-th training resumes that network, not the first one of the process."""
+    stages = ["pretrain", "extract", "cluster", "retrain", "transfer"]
+    # As many clusters as classes: another network's weights would fit without an error.
+    config = tiny_config(pictures, data__skip_budget=0.1, cluster__num_clusters=3, transfer__protocols=["finetune"])
+    run_stages(config, tmp_path / "whole", stages=stages)
+    num_steps = 0
+
+    for stop_at in (7, 10, 13):  # in retraining, and in fine-tuning N_pre and N_cf (3 steps an epoch)
+        num_steps = 0
+
+        def stop(stop_at: int = stop_at) -> bool:
+            nonlocal num_steps
+            num_steps += 1
+            if num_steps == stop_at:
+                interrupts._received.append(signal.SIGTERM)
+            return bool(interrupts._received)
+
+        output = tmp_path / f"stopped{stop_at}"
+        monkeypatch.setattr(interrupts, "requested", stop)
+        with pytest.raises(Interrupted):
+            run_stages(config, output, stages=stages)
+        monkeypatch.undo()
+        run_stages(config, output, stages=stages)
+        for stage in ("pretrain", "retrain", "transfer"):
+            assert contents(output / stage) == contents(tmp_path / "whole" / stage), (stop_at, stage)
