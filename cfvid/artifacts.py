@@ -19,7 +19,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,11 @@ def atomic_file(path: Path, *, check: Callable[[Path], Any] | None = None) -> It
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"
     try:
-        yield temporary
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise ArtifactError(
-                f"No space left to write {path}.",
-                why=os.strerror(error.errno),
-                fix="Free some space and run the same command again; what was there before is intact.",
-            ) from error
-        raise
+        with _told_when_full(path):
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     if check is not None:
@@ -89,25 +82,61 @@ def atomic_file(path: Path, *, check: Callable[[Path], Any] | None = None) -> It
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; on success fsync its files and rename it to `path`, replacing an older one."""
+    """Yield a temporary folder; on success fsync its files and rename it to `path`, replacing an older one.
+
+    A kill between the two renames that replace an older folder leaves none: where that matters, take a new name.
+
+    Raises:
+        ArtifactError: when the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{path.name}-", dir=path.parent))
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _fsync(file)
-        if path.exists():
-            # rename() cannot replace a folder that is not empty: move the old one aside first.
-            aside = path.parent / f"{TEMPORARY_PREFIX}old-{path.name}-{os.getpid()}"
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-        _fsync(path.parent)
+        with _told_when_full(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _fsync(file)
+            if path.exists():
+                # rename() cannot replace a folder that is not empty: move the old one aside first.
+                aside = path.parent / f"{TEMPORARY_PREFIX}old-{path.name}-{os.getpid()}"
+                os.replace(path, aside)
+                os.replace(temporary, path)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+            _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told_when_full(path: Path) -> Iterator[None]:
+    """Turn a full disk, also one that a library reports in its own way, into one clear error."""
+    try:
+        yield
+    except Exception as error:
+        reason = _no_space(error)
+        if reason is None:
+            raise
+        raise ArtifactError(
+            f"No space left to write {path}.",
+            why=reason,
+            fix="Free some space and run the same command again; what was there before is intact.",
+        ) from error
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """What the system said, when a full disk is the reason of an error or of what led to it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return os.strerror(error.errno)
+        # safetensors and torch keep only the text of the system's error.
+        said = next((os.strerror(number) for number in _NO_SPACE if os.strerror(number) in str(error)), None)
+        if said is not None:
+            return said
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -207,13 +236,15 @@ class Record:
             raise ArtifactError(f"{folder} holds {value.get('kind')!r}, not {kind!r}.")
         return cls(kind=kind, inputs=value["inputs"], files=value["files"], facts=value["facts"])
 
-    def verify(self, folder: Path) -> None:
-        """Digest every file again.
+    def verify(self, folder: Path, *, only: Collection[str] | None = None) -> None:
+        """Digest every file again, or only those named.
 
         Raises:
             DamagedArtifact: naming the first file that is missing or has other bytes than when it was written.
         """
         for name, expected in self.files.items():
+            if only is not None and name not in only:
+                continue
             path = contained(folder, name)
             if not path.is_file():
                 raise DamagedArtifact(f"{path} is missing.", fix=f"Delete {folder} and run the stage again.")
@@ -238,25 +269,39 @@ def claim(folder: Path, inputs: Mapping[str, Any], *, fresh: bool = False) -> bo
     Raises:
         InputsChanged: when the folder was made from other inputs and `fresh` is false.
     """
-    inputs = json.loads(json.dumps(inputs))  # tuples become lists, as they will when read back
     inputs_path = folder / INPUTS_NAME
-    if inputs_path.is_file():
-        changes = differences(read_json(inputs_path), inputs)
-        if changes and not fresh:
-            raise InputsChanged(
-                f"{folder} was made from other inputs:\n" + "\n".join(f"    {line}" for line in changes),
-                fix="Name another folder with --output, restore the old setting, "
-                "or discard what is stale with --fresh.",
-            )
-        if changes:
-            _discard(folder)
-    elif folder.is_dir() and is_complete(folder):
+    if not fresh:
+        refuse_changes(folder, inputs)
+    elif changes(folder, inputs):
+        _discard(folder)
+    if not inputs_path.is_file() and is_complete(folder):
         _discard(folder)  # without what it was made from, nothing tells whether it is what is asked for
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if not inputs_path.is_file():
         write_json(inputs_path, inputs)
     return is_complete(folder)
+
+
+def changes(folder: Path, inputs: Mapping[str, Any]) -> list[str]:
+    """How `inputs` differ from those that a folder was begun with; nothing when it has not been begun."""
+    path = folder / INPUTS_NAME
+    # Through JSON: tuples become lists, as they are when read back.
+    return differences(read_json(path), json.loads(json.dumps(inputs))) if path.is_file() else []
+
+
+def refuse_changes(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Look, without touching anything, whether a folder was begun with these inputs.
+
+    Raises:
+        InputsChanged: with the difference, when it was begun with others.
+    """
+    lines = changes(folder, inputs)
+    if lines:
+        raise InputsChanged(
+            f"{folder} was made from other inputs:\n" + "\n".join(f"    {line}" for line in lines),
+            fix="Name another folder with --output, restore the old setting, or discard what is stale with --fresh.",
+        )
 
 
 def _discard(folder: Path) -> None:
@@ -286,15 +331,19 @@ def _short(value: Any, limit: int = 120) -> str:
 
 
 @contextlib.contextmanager
-def own_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; the lock goes with the process, however it ends.
+def own_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Args:
+        folder: made when it does not exist.
+        wait: for another process that holds it, instead of refusing.
 
     Raises:
-        FolderInUse: naming the owner.
+        FolderInUse: naming the owner, without `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     owner_path = folder / ".owner.json"
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout as error:

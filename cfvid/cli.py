@@ -149,7 +149,8 @@ def _fail(error: CfvidError) -> int:
 def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.verbose:
         logging.getLogger("cfvid").setLevel(logging.DEBUG)
-    from cfvid.pipeline import STAGES, describe_plan, dump_config, run_stages
+    from cfvid.pipeline import STAGES, describe_plan, run_stages
+    from cfvid.stages.context import dump_config
 
     config = load(overrides, modality=options.modality, config=options.config, output=options.output)
     if options.print_config:

@@ -8,6 +8,7 @@ Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted com
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,6 +36,13 @@ def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("should be a number")
     return value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is listed twice")
+    return values
 
 
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
@@ -145,8 +153,12 @@ class TrainingConfig(Section):
     gradient_accumulation: Count = 1
     """Batches per optimiser step."""
     channels_last: bool = True
-    checkpoint_minutes: Positive = 5.0
-    """Time between resumable checkpoints; one is also written at the end of every epoch."""
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs optimizer: sgd with a momentum")
+        return self
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> Self:
@@ -156,6 +168,8 @@ class TrainingConfig(Section):
             raise ValueError(f"milestones have no effect with schedule: {self.schedule}")
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError("milestones must be ascending and distinct")
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise ValueError(f"the milestone {self.milestones[-1]} is not before the end, epochs: {self.epochs}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
         return self
@@ -205,10 +219,6 @@ class ClusterConfig(Section):
     """Independent k-means runs; the one with the best objective is kept."""
     max_points_per_centroid: Count | None = None
     """Subsample to K times this many points for fitting; by default all points are used."""
-    tiny_below: Natural = 5
-    """Clusters with fewer members are reported as tiny."""
-    giant_share: Fraction = 0.25
-    """Clusters that hold more than this share of the samples are reported as giant."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
@@ -217,6 +227,23 @@ class ClusterConfig(Section):
         if self.distance == "spherical" and not self.l2_normalize:
             raise ValueError("distance: spherical needs l2_normalize: true")
         return self
+
+
+class HealthConfig(Section):
+    """When pseudo-labels are too sick to pay for a retraining. Looked at before it begins; changes no result."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """What severe symptoms do."""
+    tiny_below: Natural = 5
+    """Clusters with fewer members are tiny."""
+    max_tiny_share: Fraction = 0.5
+    """It is severe when more than this share of the clusters are tiny."""
+    giant_share: Fraction = 0.25
+    """A cluster that holds more than this share of the samples is giant, which is severe."""
+    min_effective_share: Fraction = 0.2
+    """It is severe when the cluster sizes are worth fewer equal clusters than this share of those asked for."""
+    max_label_nmi: Fraction = 0.85
+    """It is severe when the clusters agree more than this with the labels that N_pre was trained on."""
 
 
 class RetrainConfig(Section):
@@ -238,9 +265,16 @@ class LinearConfig(Section):
 class TransferConfig(Section):
     """Which networks are scored, how, and how often."""
 
-    networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1)] = ["n_pre", "n_cf", "random"]
-    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1)] = ["linear", "finetune"]
-    seeds: Annotated[list[Integer], Field(min_length=1)] = [0]
+    networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1), AfterValidator(_distinct)] = [
+        "n_pre",
+        "n_cf",
+        "random",
+    ]
+    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1), AfterValidator(_distinct)] = [
+        "linear",
+        "finetune",
+    ]
+    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(_distinct)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
@@ -267,6 +301,8 @@ class RuntimeConfig(Section):
     """A decoder that takes longer for one sample is killed."""
     decode_memory_gb: Positive = 4.0
     """Memory that one decoding process may take."""
+    checkpoint_minutes: Positive = 5.0
+    """Time between resumable states of a training; one is also written at the end of every epoch."""
     log_every_steps: Count = 10
     """Steps between lines in metrics.jsonl; epochs are always logged."""
     cache: str | None = None
@@ -286,6 +322,7 @@ class RunConfig(Section):
     pretrain: PretrainConfig
     extract: ExtractConfig = ExtractConfig()
     cluster: ClusterConfig
+    health: HealthConfig = HealthConfig()
     retrain: RetrainConfig
     transfer: TransferConfig
     report: ReportConfig = ReportConfig()

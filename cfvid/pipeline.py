@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from cfvid.artifacts import is_complete, own_folder, write_text
+from cfvid.artifacts import is_complete, own_folder
 from cfvid.config import RunConfig
+from cfvid.errors import ConfigError
+from cfvid.preflight import check
 from cfvid.report.stage import report
 from cfvid.stages import Run, cluster, extract, pretrain, retrain, transfer
 
@@ -26,8 +25,6 @@ STAGES: dict[str, Callable[[Run], Path]] = {
     "report": report,
 }
 """All stages, in order."""
-
-CONFIG_NAME = "config.yaml"
 
 
 def run_stages(
@@ -45,28 +42,28 @@ def run_stages(
         Each stage's folder (for networks, the network's).
 
     Raises:
+        ConfigError: for a stage that does not exist.
         FolderInUse: when another process works in `output`.
         InputsChanged: when a stage was made from other inputs.
+        CfvidError: what `cfvid.preflight.check` finds, before any work; later what the stages meet.
     """
+    unknown = [name for name in stages if name not in STAGES]
+    if isinstance(stages, str) or unknown:
+        raise ConfigError(f"{unknown or stages!r}: stages is a list of names out of {', '.join(STAGES)}.")
     with own_folder(output), _log_file(output):
-        write_text(output / CONFIG_NAME, dump_config(config))
         run = Run(config, output, fresh=fresh)
+        check(run, stages)
         return {name: STAGES[name](run) for name in STAGES if name in stages}
 
 
-def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML."""
-    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-
-
 def describe_plan(config: RunConfig, output: Path) -> list[str]:
-    """What the stages would do, without doing it (data sets are read, and generated when embedded)."""
-    with tempfile.TemporaryDirectory(prefix="cfvid-plan-") as scratch:  # a plan leaves nothing in the run folder
-        return _plan_lines(Run(config, Path(scratch)), output)
+    """What the stages would do, without doing it (data sets are read, and generated when embedded).
 
-
-def _plan_lines(run: Run, output: Path) -> list[str]:
-    config = run.config
+    Raises:
+        CfvidError: what stands in the way, as before a real run.
+    """
+    run = Run(config, output)
+    check(run, list(STAGES))
     pool, labelled = run.manifest("clusterfit").split("train"), run.manifest("pretrain").split("train")
     lines = [f"run folder   {output}"]
     if config.pretrain.weights:

@@ -13,7 +13,7 @@ from cfvid.cli import load
 from cfvid.config import DataConfig, RunConfig, load_config, resolve, schema
 from cfvid.errors import ConfigError
 from cfvid.modalities import MODALITIES
-from cfvid.pipeline import dump_config
+from cfvid.stages.context import dump_config
 from cfvid.yaml_layers import parse_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pytorchvideo.data.clip_sampling import ConstantClipsPerVideoSampler
 
 from cfvid.errors import UnreadableSample
 
@@ -25,14 +24,13 @@ def random_start(video_seconds: float, clip_seconds: float, rng: np.random.Gener
 
 
 def uniform_starts(video_seconds: float, clip_seconds: float, num_clips: int) -> list[float]:
-    """The starts of `num_clips` evenly spread clips.
+    """The starts of `num_clips` evenly spread clips, the first at the start and the last at the end of the video.
 
-    One clip is the centre one. Several are pytorchvideo's ConstantClipsPerVideoSampler's, from the start of the video.
+    One clip is the centre one. pytorchvideo's ConstantClipsPerVideoSampler divides by `num_clips` instead of by the
+    gaps between them: two clips of a long video would both lie in its first half.
     """
-    if num_clips == 1:
-        return [max(0.0, video_seconds - clip_seconds) / 2]
-    sampler = ConstantClipsPerVideoSampler(clip_duration=clip_seconds, clips_per_video=num_clips)
-    return [float(sampler(0.0, video_seconds, {}).clip_start_sec) for _ in range(num_clips)]
+    last = max(0.0, video_seconds - clip_seconds)
+    return [last / 2] if num_clips == 1 else np.linspace(0.0, last, num_clips).tolist()
 
 
 def segment(times_s: np.ndarray, start_s: float | None, end_s: float | None) -> np.ndarray:

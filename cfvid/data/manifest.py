@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -147,6 +148,15 @@ class Manifest:
         rows = sorted(self.row_of[sample_id] for sample_id in ids)
         return Manifest(self.table.take(pa.array(rows, pa.int64())), trusted_roots=self.trusted_roots)
 
+    def twins_in(self, other: Manifest) -> dict[str, str]:
+        """Which of this manifest's samples are also in another one, under whatever id: own id -> the other's.
+
+        The same file and the same segment make the same sample; ids are unique within one manifest only.
+        """
+        theirs = {_place_of(sample): sample.sample_id for sample in other}
+        pairs = ((sample.sample_id, theirs.get(_place_of(sample))) for sample in self)
+        return {ours: twin for ours, twin in pairs if twin is not None}
+
     def locate(self, sample: Sample) -> Path:
         """The sample's file.
 
@@ -187,6 +197,10 @@ class Manifest:
         """Write the samples as Parquet, the roots included: a snapshot of what a run used."""
         with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
             pyarrow.parquet.write_table(self.table, temporary)
+
+
+def _place_of(sample: Sample) -> tuple[str, float | None, float | None]:
+    return os.path.normpath(Path(sample.root, sample.path).absolute()), sample.start_s, sample.end_s
 
 
 def concatenate(manifests: Sequence[Manifest]) -> Manifest:

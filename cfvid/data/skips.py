@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,15 +30,22 @@ class Skip:
 class SkipLedger:
     """Collects skips, each sample once, and ends the run when they exceed the budget.
 
+    With a file, every skip is in it at once, whatever becomes of the process; what an earlier attempt noted there
+    stays noted, but counts against the budget only when it is met again, since files can be mended in between.
+
     Args:
         num_samples: how many samples there are in all.
         budget: the largest accepted share of skips.
         stage: for messages.
+        path: the ledger's file; none for a ledger in memory.
     """
 
-    def __init__(self, *, num_samples: int, budget: float, stage: str) -> None:
-        self._num_samples, self._budget, self._stage = num_samples, budget, stage
+    def __init__(self, *, num_samples: int, budget: float, stage: str, path: Path | None = None) -> None:
+        self._num_samples, self._budget, self._stage, self._path = num_samples, budget, stage, path
         self._skips: dict[str, Skip] = {}
+        self._noted_before = {skip.sample_id: skip for skip in read_skips(path)} if path else {}
+        if path is not None and path.is_file():
+            write_skips(path, self._noted_before.values())  # without the line that a kill may have cut short
         self.fallbacks: Counter[str] = Counter()
         """How many samples each decoder other than the first one read."""
 
@@ -48,6 +55,9 @@ class SkipLedger:
         Raises:
             SkipBudgetExceeded: when this one is too many; with the counts by reason.
         """
+        if self._path is not None and skip.sample_id not in {**self._noted_before, **self._skips}:
+            with open(self._path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(_line(skip))
         self._skips[skip.sample_id] = skip
         if len(self._skips) > self._budget * self._num_samples:
             raise SkipBudgetExceeded(
@@ -63,8 +73,8 @@ class SkipLedger:
 
     @property
     def skips(self) -> list[Skip]:
-        """All skips, by sample id."""
-        return [self._skips[sample_id] for sample_id in sorted(self._skips)]
+        """All skips of this attempt, by sample id."""
+        return _sorted(self._skips)
 
     def summary(self, limit: int = 8) -> list[str]:
         """Counts by last reason, the most frequent first, each with one example."""
@@ -75,23 +85,30 @@ class SkipLedger:
         lines = [f"{len(skips)} x {reason} (e.g. {skips[0].path})" for reason, skips in ordered[:limit]]
         return lines + ([f"... and {len(ordered) - limit} other reasons"] if len(ordered) > limit else [])
 
-    def write(self, folder: Path) -> str:
-        """Write `skips.jsonl` into a folder; returns its name."""
-        write_skips(folder / LEDGER_NAME, self.skips)
-        return LEDGER_NAME
+    def close(self) -> None:
+        """Write the file anew: all attempts' skips, by sample id."""
+        if self._path is not None:
+            write_skips(self._path, _sorted({**self._noted_before, **self._skips}))
+
+
+def _sorted(skips: Mapping[str, Skip]) -> list[Skip]:
+    return [skips[sample_id] for sample_id in sorted(skips)]
 
 
 def write_skips(path: Path, skips: Iterable[Skip]) -> None:
     """Write a ledger file."""
-    lines = [json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in skips]
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text("".join(map(_line, skips)), encoding="utf-8")
+
+
+def _line(skip: Skip) -> str:
+    return json.dumps(asdict(skip), ensure_ascii=False) + "\n"
 
 
 def read_skips(path: Path) -> list[Skip]:
-    """Read a ledger file; none when it does not exist."""
+    """Read a ledger file; none when it does not exist. A line that a kill cut short is left out."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", newline="\n") as file:  # splitlines() would also split at U+2028 inside a text
-        values = [json.loads(line) for line in file]
+        values = [json.loads(line) for line in file if line.endswith("\n")]
     return [Skip(value["sample_id"], value["path"], tuple(value["reasons"])) for value in values]

@@ -31,7 +31,8 @@ class LinearProbe:
         """Fit on the views of each sample as separate examples.
 
         The penalty is chosen by top-1 on a fifth of the samples, all views of a sample on one side; where a sample
-        of the classes is too small for that, the middle penalty is used.
+        of the classes is too small for that, the middle penalty is used. `converged_` and `iterations_` speak of the
+        final fit.
         """
         num_views = features_NVD.shape[1]
         self.num_classes_ = num_classes
@@ -41,6 +42,14 @@ class LinearProbe:
         examples = self.scaler_.transform(examples)
         self.penalty_ = self._choose(examples, labels, groups)
         self.model_ = self._regression(self.penalty_, examples, labels)
+        self.iterations_ = int(self.model_.n_iter_.max())
+        self.converged_ = self.iterations_ < self.config.max_iterations
+        if not self.converged_:
+            logger.warning(
+                "linear probe: not converged after %d iterations (transfer.linear.max_iterations), C = %g",
+                self.iterations_,
+                self.penalty_,
+            )
         return self
 
     def _choose(self, examples: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from cfvid import __version__
 from cfvid.artifacts import INPUTS_NAME, Record, contained, differences, digest_of, is_complete, read_json
+from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
@@ -187,6 +188,7 @@ def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[s
         what = str(path.parent.relative_to(run.folder))
         with tolerant(problems, what):
             record = Record.read(path.parent, kind=TRANSFER_KIND)
+            record.verify(path.parent)
             facts, seed = record.facts, record.inputs["seed"]
             target, protocol, network = (str(facts[key]) for key in ("target", "protocol", "network"))
             if digests.get(network) not in (None, record.inputs["network"]):
@@ -252,14 +254,16 @@ def _training(run: Run, stage: str, records: Mapping[str, Record], problems: lis
 
 
 def _quality(run: Run, problems: list[str]) -> dict[str, Any] | None:
-    path = run.folder / "cluster" / "quality.json"
-    if not path.is_file():
+    """The figures of quality.json, and by the thresholds of `health` what they mean."""
+    folder, health = run.folder / "cluster", run.config.health
+    if not (folder / "quality.json").is_file():
         return None
     with tolerant(problems, "cluster/quality.json"):
-        quality = read_json(path)
-        if not isinstance(quality.get("sizes"), list):
-            raise ValueError("it has no cluster sizes")
-        return dict(quality)
+        if is_complete(folder):
+            Record.read(folder, kind=CLUSTER_KIND).verify(folder, only=("quality.json",))
+        quality = read_json(folder / "quality.json")
+        warnings = [symptom.text for symptom in symptoms_of(quality, health)]
+        return {**quality, **counts_of(quality, health), "warnings": warnings}
     return None
 
 
@@ -276,6 +280,8 @@ def _skips(run: Run, records: Mapping[str, Record], problems: list[str]) -> dict
         ledger = run.folder / stage / LEDGER_NAME
         if ledger.is_file():
             with tolerant(problems, f"{stage}/{LEDGER_NAME}"):
+                if stage in records:
+                    records[stage].verify(run.folder / stage, only=(LEDGER_NAME,))
                 facts = records[stage].facts if stage in records else {}
                 found[stage] = _ledger(read_skips(ledger), facts, samples.get(stage))
     stores: dict[str, list[Path]] = {}
@@ -359,7 +365,9 @@ def _versions(run: Run) -> dict[str, str | None]:
     for name in _PACKAGES:
         candidates = _FAISS_NAMES if name == "faiss" else (name,)
         versions[name] = next((v for v in map(_version, candidates) if v is not None), None)
-    return versions | {"device": _device(run)}
+    with contextlib.suppress(ConfigError):  # a GPU that was asked for and is not here
+        versions["device"] = run.device_name
+    return versions
 
 
 def _version(package: str) -> str | None:
@@ -368,13 +376,3 @@ def _version(package: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
     return f"{version} ({package})" if package.startswith("faiss") else version
-
-
-def _device(run: Run) -> str:
-    import torch
-
-    try:
-        device = run.accelerator.device
-    except ConfigError as error:
-        return error.what
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"

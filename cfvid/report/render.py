@@ -110,7 +110,7 @@ def _figures(report: Mapping[str, Any]) -> dict[str, list[Drawing]]:
         curves.append(curve_figure("Pretraining, N_pre", pretrain["curve"], network="n_pre", held_out=held_out))
     if retrain["curve"]:
         curves.append(curve_figure("Retraining, N_cf", retrain["curve"], network="n_cf"))
-    tiny_below = report["config"]["cluster"]["tiny_below"]
+    tiny_below = report["config"]["health"]["tiny_below"]
     sizes = [size_figure(clusters["sizes"], tiny_below=tiny_below)] if clusters else []
     gain = gain_figure(report["gains"])
     scores = ([gain] if gain else []) + score_figures(report["gains"])

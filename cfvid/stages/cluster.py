@@ -4,13 +4,14 @@ RUN/cluster/
   pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance (float32, squared)
   centroids.npy            float32 (K, P), in the space of the projection
   projection.safetensors   what was done to the features first
-  quality.json             sizes, effective K, agreement with labels, objective, warnings
+  quality.json             sizes, effective K, agreement with labels, objective
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from cfvid.artifacts import Record, atomic_file, claim, write_json
+from cfvid.artifacts import Record, atomic_file, read_json, write_json
 from cfvid.clustering.base import KMeansEngine, KMeansResult
 from cfvid.clustering.faiss_engine import FaissEngine
+from cfvid.clustering.health import symptoms_of
 from cfvid.clustering.projection import Projection
-from cfvid.clustering.quality import agreement, size_figures, warnings_of
+from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import ClusterConfig
 from cfvid.errors import ConfigError, DataError
+from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
 from cfvid.seeds import derive
-from cfvid.stages.context import Run, costed
+from cfvid.stages.context import Run
 from cfvid.stages.pretrain import read_noisy_labels
 
 logger = logging.getLogger(__name__)
@@ -43,34 +46,46 @@ def cluster(run: Run) -> Path:
         ConfigError: when there are fewer samples than clusters.
         InputsChanged: when RUN/cluster was made from other features or settings.
     """
-    store = FeatureStore(run.folder / "extract")
-    folder = run.folder / "cluster"
-    inputs = {**run.config.plain("seed", "cluster"), "features": store.record.digest}
-    if claim(folder, inputs, fresh=run.fresh):
-        logger.info("cluster: done before")
-        Record.read(folder, kind=KIND).verify(folder)
-        return folder
-    with costed(folder):
-        config, seed = run.config.cluster, derive(run.config.seed, "cluster")
-        _check_num_clusters(config.num_clusters, len(store))
-        features_ND = store.gather(store.ids)
-        projection = Projection(
-            l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed
-        ).fit(features_ND)
-        points_NP = projection.transform(features_ND)
-        engine = build_engine(run)
-        fitted = _fit(engine, points_NP, config, seed)
-        clusters, distances = engine.assign(points_NP, fitted.centroids_KD)
-        used, compact = np.unique(clusters, return_inverse=True)
-        quality = _quality(run, store.ids, compact, fitted)
-        write_pseudo_labels(folder / "pseudo_labels.parquet", store.ids, compact, distances)
-        with atomic_file(folder / "centroids.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, fitted.centroids_KD[used], allow_pickle=False)
-        projection.save(folder / "projection.safetensors")
-        write_json(folder / "quality.json", quality)
-        facts = {"num_samples": len(store), "num_clusters": len(used)}
-        Record.write(folder, kind=KIND, inputs=inputs, files=FILES, facts=facts)
+    [(folder, inputs)] = claims(run)
+    with run.claimed(folder, inputs, kind=KIND) as done:
+        if not done:
+            _cluster(run, folder, inputs)
+    for symptom in symptoms_of(read_json(folder / "quality.json"), run.config.health):
+        logger.log(logging.WARNING if symptom.is_severe else logging.INFO, "cluster: %s", symptom.text)
     return folder
+
+
+def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder that `cluster` writes, and what it is made from.
+
+    Raises:
+        ArtifactError: when the features are not there yet.
+    """
+    features = Record.read(run.folder / "extract", kind=FEATURES_KIND).digest
+    yield run.folder / "cluster", {**run.config.plain("seed", "cluster"), "features": features}
+
+
+def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
+    store = FeatureStore(run.folder / "extract")
+    config, seed = run.config.cluster, derive(run.config.seed, "cluster")
+    check_num_clusters(config.num_clusters, len(store))
+    features_ND = store.gather(store.ids)
+    projection = Projection(
+        l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed
+    ).fit(features_ND)
+    points_NP = projection.transform(features_ND)
+    engine = build_engine(run)
+    fitted = _fit(engine, points_NP, config, seed)
+    clusters, distances = engine.assign(points_NP, fitted.centroids_KD)
+    used, compact = np.unique(clusters, return_inverse=True)
+    quality = _quality(run, store.ids, compact, fitted)
+    write_pseudo_labels(folder / "pseudo_labels.parquet", store.ids, compact, distances)
+    with atomic_file(folder / "centroids.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, fitted.centroids_KD[used], allow_pickle=False)
+    projection.save(folder / "projection.safetensors")
+    write_json(folder / "quality.json", quality)
+    facts = {"num_samples": len(store), "num_clusters": len(used)}
+    Record.write(folder, kind=KIND, inputs=inputs, files=FILES, facts=facts)
 
 
 def build_engine(run: Run) -> KMeansEngine:
@@ -78,10 +93,15 @@ def build_engine(run: Run) -> KMeansEngine:
     return FaissEngine(use_gpu=run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda")
 
 
-def _check_num_clusters(num_clusters: int, num_samples: int) -> None:
+def check_num_clusters(num_clusters: int, num_samples: int) -> None:
+    """Warn when the clusters will be small.
+
+    Raises:
+        ConfigError: when there are fewer samples than clusters.
+    """
     if num_samples < num_clusters:
         raise ConfigError(
-            f"cluster.num_clusters is {num_clusters}, but only {num_samples} samples have features.",
+            f"cluster.num_clusters is {num_clusters}, but there are only {num_samples} samples.",
             fix=f"Ask for at most {num_samples} clusters, or cluster more samples.",
         )
     if num_samples < 4 * num_clusters:
@@ -111,14 +131,9 @@ def _fit(engine: KMeansEngine, points_NP: np.ndarray, config: ClusterConfig, see
 
 
 def _quality(run: Run, ids: list[str], clusters: np.ndarray, fitted: KMeansResult) -> dict[str, Any]:
-    config = run.config.cluster
+    num_asked = run.config.cluster.num_clusters
     cluster_of = dict(zip(ids, clusters.tolist(), strict=True))
-    sizes = size_figures(
-        clusters, num_asked=config.num_clusters, tiny_below=config.tiny_below, giant_share=config.giant_share
-    )
-    warnings = warnings_of(sizes)
-    for warning in warnings:
-        logger.warning("cluster: %s", warning)
+    sizes = size_figures(clusters, num_asked=num_asked)
     logger.info(
         "cluster: %d clusters of %d samples, worth %.1f equal ones",
         sizes["num_clusters"],
@@ -128,12 +143,20 @@ def _quality(run: Run, ids: list[str], clusters: np.ndarray, fitted: KMeansResul
     return {
         **sizes,
         "num_samples": len(ids),
-        "points_per_centroid": fitted.num_fitted / config.num_clusters,
+        "points_per_centroid": fitted.num_fitted / num_asked,
         "objective": fitted.objective,
         "labels": agreement(cluster_of, run.manifest("clusterfit").labels_by_id),
-        "noisy_labels": agreement(cluster_of, read_noisy_labels(run.folder / "pretrain")),
-        "warnings": warnings,
+        "noisy_labels": agreement(cluster_of, _noisy_labels(run)),
     }
+
+
+def _noisy_labels(run: Run) -> dict[str, tuple[str, ...]]:
+    """The labels that N_pre was trained on, of those samples of D_cf that are samples of D_pre: by D_cf's ids."""
+    noisy = read_noisy_labels(run.folder / "pretrain")
+    if not noisy:
+        return {}
+    twins = run.manifest("clusterfit").twins_in(run.manifest("pretrain"))
+    return {ours: noisy[theirs] for ours, theirs in twins.items() if theirs in noisy}
 
 
 # ---------------------------------------------------------------------------------------------- pseudo-labels

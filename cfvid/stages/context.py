@@ -3,34 +3,36 @@
     RUN/
       config.yaml          the resolved configuration of the last command
       data/*.parquet       the manifests that were used
-      pretrain/            network/ (N_pre), labels.parquet, metrics.jsonl, tensorboard/, skips.jsonl
+      pretrain/            network/ (N_pre), labels.parquet, metrics.jsonl, tensorboard/, [held_out_]skips.jsonl
       extract/             a feature store (see cfvid.features)
       cluster/             pseudo_labels.parquet, centroids.npy, projection.safetensors, quality.json
       retrain/             network/ (N_cf), metrics.jsonl, tensorboard/, skips.jsonl
       transfer/TARGET/NETWORK/
         features/{train,val}/   feature stores
-        PROTOCOL-seedS/         scores.json, predictions.parquet
+        PROTOCOL-seedS/         scores.json, predictions.parquet; of fine-tuning also skips.jsonl, val_skips.jsonl
       report/              report.json, report.html
       cfvid.log
 
-Every stage's folder also holds inputs.json, record.json (see cfvid.artifacts) and cost.json.
+Every stage's folder also holds inputs.json, record.json (see cfvid.artifacts) and cost.json (seconds, device).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from accelerate import Accelerator
 
-from cfvid.artifacts import write_json
+from cfvid.artifacts import Record, claim, read_json, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
@@ -41,6 +43,8 @@ from cfvid.modalities import build_modality
 from cfvid.training.device import build_accelerator
 
 logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.yaml"
 
 
 class Run:
@@ -56,6 +60,8 @@ class Run:
         self.config, self.folder, self.fresh = config, Path(folder), fresh
         self.modality = build_modality(config)
         self._manifests: dict[str, Manifest] = {}
+        self._written: set[str] = set()
+        """The manifests whose snapshots are written."""
 
     @functools.cached_property
     def accelerator(self) -> Accelerator:
@@ -68,10 +74,54 @@ class Run:
         mixed = str(self.accelerator.mixed_precision)
         return "fp32" if mixed == "no" else mixed
 
+    @property
+    def device_name(self) -> str:
+        """What the run computes on, for people."""
+        device = self.accelerator.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    @contextlib.contextmanager
+    def claimed(self, folder: Path, inputs: Mapping[str, Any], *, kind: str) -> Iterator[bool]:
+        """Claim a folder of the run for these inputs; gives whether its work was done before, its files verified.
+
+        Otherwise the wall-clock time spent inside is added to its cost.json, over all resumed attempts. Only a
+        claim that was granted writes the configuration and the manifests into the run folder.
+
+        Raises:
+            InputsChanged: when the folder was made from other inputs.
+            DamagedArtifact: when what was done before has been altered since.
+        """
+        done = claim(folder, inputs, fresh=self.fresh)
+        self.write_snapshots()
+        if done:
+            logger.info("%s: done before", folder.relative_to(self.folder))
+            Record.read(folder, kind=kind).verify(folder)
+            yield True
+            return
+        start, path = time.monotonic(), folder / "cost.json"
+        before = read_json(path)["seconds"] if path.is_file() else 0.0
+        try:
+            yield False
+        finally:
+            if folder.is_dir():
+                seconds = round(before + time.monotonic() - start, 2)
+                write_json(path, {"seconds": seconds, "device": self.device_name})
+
+    def write_snapshots(self) -> None:
+        """Write the configuration and the manifests read so far into the run folder, as they were used."""
+        text, path = dump_config(self.config), self.folder / CONFIG_NAME
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+        for name in self._manifests.keys() - self._written:
+            self._manifests[name].write(self.folder / "data" / f"{name}.parquet")
+            self._written.add(name)
+
     # ------------------------------------------------------------------------------------------ data
 
     def manifest(self, name: str) -> Manifest:
-        """`pretrain`, `clusterfit` or a target's name -> its samples; a snapshot goes to RUN/data/.
+        """`pretrain`, `clusterfit` or a target's name -> its samples.
 
         Raises:
             DataError: when a source cannot be read.
@@ -79,14 +129,12 @@ class Run:
         if name not in self._manifests:
             data = self.config.data
             sources = {"pretrain": data.pretrain, "clusterfit": data.clusterfit or data.pretrain}
-            manifest = read_sources(
+            self._manifests[name] = read_sources(
                 sources.get(name) or data.targets[name],
                 data=data,
                 suffixes=self.modality.suffixes,
                 cache=cache_folder(self.config.runtime.cache),
             )
-            manifest.write(self.folder / "data" / f"{name}.parquet")
-            self._manifests[name] = manifest
         return self._manifests[name]
 
     def labelled(self, name: str, split: str) -> Manifest:
@@ -107,11 +155,15 @@ class Run:
         return manifest.select(list(labels))
 
     @contextlib.contextmanager
-    def loader(self, manifest: Manifest, *, stage: str) -> Iterator[SampleLoader]:
-        """A loader of these samples with its own decoding processes and ledger."""
-        ledger = SkipLedger(num_samples=len(manifest), budget=self.config.data.skip_budget, stage=stage)
+    def loader(self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None) -> Iterator[SampleLoader]:
+        """A loader of these samples with its own decoding processes and its skip ledger, in a file if one is named."""
+        budget = self.config.data.skip_budget
+        ledger = SkipLedger(num_samples=len(manifest), budget=budget, stage=stage, path=ledger_path)
         decoders = self.modality.decoders
-        with open_pool(self.modality.load, attempts=decoders, runtime=self.config.runtime) as pool:
+        with (
+            contextlib.closing(ledger),
+            open_pool(self.modality.load, attempts=decoders, runtime=self.config.runtime) as pool,
+        ):
             yield SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoders[0])
 
     def input_for(self, *looks: Look) -> dict[str, Any]:
@@ -128,14 +180,6 @@ def cache_folder(chosen: str | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-@contextlib.contextmanager
-def costed(folder: Path) -> Iterator[None]:
-    """Add the wall-clock seconds spent inside to FOLDER/cost.json, over all resumed attempts."""
-    start = time.monotonic()
-    path = folder / "cost.json"
-    before = json.loads(path.read_text())["seconds"] if path.is_file() else 0.0
-    try:
-        yield
-    finally:
-        if folder.is_dir():
-            write_json(path, {"seconds": round(before + time.monotonic() - start, 2)})
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from cfvid.artifacts import Record, claim
+from cfvid.artifacts import Record
 from cfvid.data.loader import Look, SampleLoader
 from cfvid.data.manifest import Manifest
-from cfvid.data.skips import Skip
+from cfvid.data.skips import LEDGER_NAME, Skip
 from cfvid.errors import TrainingError
 from cfvid.evaluation.inference import forward_views
-from cfvid.features import FeatureStore, FeatureWriter
+from cfvid.features import KIND, FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import LayerFeatures, Network
-from cfvid.stages.context import Run, costed
+from cfvid.stages.context import Run
 from cfvid.training import interrupts
 
 logger = logging.getLogger(__name__)
@@ -33,21 +33,29 @@ def extract(run: Run) -> Path:
         InputsChanged: when the folder was made from another checkpoint, manifest or transform.
         TrainingError: when a feature is not finite, naming the samples.
     """
-    source = run.folder / "pretrain" / "network"
-    manifest = run.manifest("clusterfit").split("train")
     folder = run.folder / "extract"
-    network, _ = load_network(source)
-    extract_into(
-        run,
-        folder,
-        network=network,
-        network_digest=Record.read(source, kind="network").digest,
-        manifest=manifest,
-        look="extract",
-        average_views=True,
-        layer=run.config.extract.layer,
-    )
+    network, _ = load_network(run.folder / "pretrain" / "network")
+    extract_into(run, folder, network=network, **_what(run))
     return folder
+
+
+def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder that `extract` writes, and what it is made from.
+
+    Raises:
+        ArtifactError: when N_pre is not there yet.
+    """
+    yield run.folder / "extract", store_inputs(run, **_what(run))
+
+
+def _what(run: Run) -> dict[str, Any]:
+    return {
+        "network_digest": Record.read(run.folder / "pretrain" / "network", kind="network").digest,
+        "manifest": run.manifest("clusterfit").split("train"),
+        "look": "extract",
+        "average_views": True,
+        "layer": run.config.extract.layer,
+    }
 
 
 def extract_into(
@@ -81,30 +89,13 @@ def extract_into(
         average_views=average_views,
         layer=layer,
     )
-    if claim(folder, inputs, fresh=run.fresh):
-        logger.info("%s: extracted before", folder.relative_to(run.folder))
-        return FeatureStore(folder)
-    writer = FeatureWriter(folder, manifest.ids, shard_size=run.config.extract.shard_size)
-    module = LayerFeatures(network.trunk, layer)
-    bar = tqdm(total=len(manifest), desc=str(folder.relative_to(run.folder)), unit="sample", disable=None, leave=False)
-    with costed(folder), run.loader(manifest, stage="extract") as loader, bar, interrupts.graceful():
-        for shard in range(writer.num_shards):
-            ids = writer.ids_of(shard)
-            before = writer.written(shard)
-            if before is not None:
-                loader.ledger.extend(Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for s in before["skips"])
-            else:
-                _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
-            bar.update(len(ids))
-        record = writer.finish()
-    facts = record.facts
-    logger.info(
-        "%s: %d features of shape %s, %d skipped",
-        folder.relative_to(run.folder),
-        facts["num_samples"],
-        facts["shape"],
-        facts["num_skipped"],
-    )
+    with run.claimed(folder, inputs, kind=KIND) as done:
+        if not done:
+            module = LayerFeatures(network.trunk, layer)
+            facts = _extract_shards(run, module, folder, manifest, look=look, average_views=average_views).facts
+            num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
+            name = folder.relative_to(run.folder)
+            logger.info("%s: %d features of shape %s, %d skipped", name, num, shape, num_skipped)
     return FeatureStore(folder, verify=False)
 
 
@@ -113,7 +104,8 @@ def store_inputs(
 ) -> dict[str, Any]:
     """What the features of `extract_into` are made from, for the store's record."""
     return {
-        **run.config.plain("modality", "extract"),
+        **run.config.plain("modality"),
+        **{key: getattr(run.config.extract, key) for key in ("dtype", "shard_size", "batch_size")},
         "precision": run.precision,
         "input": run.input_for(look),
         "look": look,
@@ -122,6 +114,24 @@ def store_inputs(
         "network": network_digest,
         "manifest": manifest.digest,
     }
+
+
+def _extract_shards(
+    run: Run, module: LayerFeatures, folder: Path, manifest: Manifest, *, look: Look, average_views: bool
+) -> Record:
+    """Write the shards that are not there yet, then the record that completes the store."""
+    writer = FeatureWriter(folder, manifest.ids, shard_size=run.config.extract.shard_size)
+    bar = tqdm(total=len(manifest), desc=str(folder.relative_to(run.folder)), unit="sample", disable=None, leave=False)
+    with run.loader(manifest, stage="extract", ledger_path=folder / LEDGER_NAME) as loader, bar, interrupts.graceful():
+        for shard in range(writer.num_shards):
+            ids = writer.ids_of(shard)
+            before = writer.written(shard)
+            if before is not None:
+                loader.ledger.extend(Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for s in before["skips"])
+            else:
+                _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
+            bar.update(len(ids))
+    return writer.finish()
 
 
 def _extract_shard(

@@ -9,7 +9,7 @@ from typing import Any
 from cfvid.artifacts import Record
 from cfvid.config import TrainingConfig
 from cfvid.data.manifest import Manifest
-from cfvid.data.skips import LEDGER_NAME, read_skips
+from cfvid.data.skips import LEDGER_NAME
 from cfvid.models.weights import NETWORK_FILES, NetworkConfig, save_network
 from cfvid.models.zoo import Network
 from cfvid.stages.context import Run
@@ -41,7 +41,7 @@ def fit(
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
     """
-    with run.loader(samples, stage=stage) as loader:
+    with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME) as loader:
         data = TrainingData(
             loader=loader,
             targets=targets,
@@ -51,18 +51,7 @@ def fit(
             stage=stage,
             batch_size=min(training.batch_size, len(samples)),
         )
-        loader.ledger.extend(read_skips(folder / LEDGER_NAME))  # of the part before a stop
-        try:
-            train(
-                network,
-                data,
-                config=training,
-                folder=folder,
-                accelerator=run.accelerator,
-                log_every_steps=run.config.runtime.log_every_steps,
-            )
-        finally:
-            loader.ledger.write(folder)
+        train(network, data, config=training, folder=folder, accelerator=run.accelerator, runtime=run.config.runtime)
 
 
 def complete(

@@ -4,12 +4,13 @@ RUN/pretrain/
   network/             N_pre
   labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained here)
   import.json          which keys of a foreign file were used     (when brought)
-  metrics.jsonl, tensorboard/, skips.jsonl
+  metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from cfvid.artifacts import Record, atomic_file, claim, digest_file, write_json
+from cfvid.artifacts import atomic_file, digest_file, write_json
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import ConfigError, DataError, WeightsError
@@ -25,7 +26,7 @@ from cfvid.evaluation.inference import forward_views
 from cfvid.models.weights import load_foreign, load_network
 from cfvid.models.zoo import Network, build_network
 from cfvid.seeds import derive, stream
-from cfvid.stages.context import Run, costed
+from cfvid.stages.context import Run
 from cfvid.stages.fit import complete, fit
 from cfvid.training.targets import Targets
 
@@ -40,19 +41,23 @@ def pretrain(run: Run) -> Path:
     Raises:
         InputsChanged: when RUN/pretrain was made from other inputs.
     """
-    folder = run.folder / "pretrain"
+    [(folder, inputs)] = claims(run)
     weights = run.config.pretrain.weights
-    inputs = _inputs(run)
-    if claim(folder, inputs, fresh=run.fresh):
-        logger.info("pretrain: done before")
-        Record.read(folder, kind=KIND).verify(folder)
-        return folder / "network"
-    with costed(folder):
-        if weights is not None:
+    with run.claimed(folder, inputs, kind=KIND) as done:
+        if not done and weights is not None:
             _bring(run, folder, Path(weights).expanduser(), inputs)
-        else:
+        elif not done:
             _train(run, folder, inputs)
     return folder / "network"
+
+
+def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder that `pretrain` writes, and what it is made from.
+
+    Raises:
+        WeightsError: when the weights to bring do not exist.
+    """
+    yield run.folder / "pretrain", _inputs(run)
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -77,12 +82,7 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     config = run.config
-    samples = run.labelled("pretrain", "train")
-    if len(samples.classes) < 2:
-        raise DataError(
-            f"pretrain: the samples have only one label, {samples.classes[0]!r}.",
-            fix="N_pre needs at least two classes; or bring weights with pretrain.weights.",
-        )
+    samples = labelled_samples(run)
     noisy = _noisy_labels(samples, config.pretrain.label_noise, config.seed)
     _write_labels(folder / "labels.parquet", samples, noisy)
     targets = Targets(samples.classes, noisy)
@@ -108,8 +108,23 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         inputs=inputs,
         classes=targets.classes,
         files=["labels.parquet", LEDGER_NAME],
-        facts=_held_out_accuracy(run, network, targets),
+        facts=_held_out_accuracy(run, network, targets, folder / "held_out_skips.jsonl"),
     )
+
+
+def labelled_samples(run: Run) -> Manifest:
+    """What N_pre is trained on.
+
+    Raises:
+        DataError: when there are no labels, or only one.
+    """
+    samples = run.labelled("pretrain", "train")
+    if len(samples.classes) < 2:
+        raise DataError(
+            f"pretrain: the samples have only one label, {samples.classes[0]!r}.",
+            fix="N_pre needs at least two classes; or bring weights with pretrain.weights.",
+        )
+    return samples
 
 
 def _noisy_labels(samples: Manifest, share: float, seed: int) -> dict[str, tuple[str, ...]]:
@@ -154,7 +169,7 @@ def read_noisy_labels(folder: Path) -> dict[str, tuple[str, ...]]:
     return {sample_id: tuple(labels) for sample_id, labels in pairs}
 
 
-def _held_out_accuracy(run: Run, network: Network, targets: Targets) -> dict[str, Any]:
+def _held_out_accuracy(run: Run, network: Network, targets: Targets, ledger_path: Path) -> dict[str, Any]:
     """Top-1 (any of a sample's labels counts) on the val split, where there is a labelled one."""
     known = set(targets.classes)
     val = run.manifest("pretrain").split("val")
@@ -162,7 +177,7 @@ def _held_out_accuracy(run: Run, network: Network, targets: Targets) -> dict[str
     if not labels:
         return {"held_out_accuracy": None}
     val, hits, count = val.select(list(labels)), 0, 0
-    with run.loader(val, stage="pretrain, held-out samples") as loader:
+    with run.loader(val, stage="pretrain, held-out samples", ledger_path=ledger_path) as loader:
         for ids, logits_NVC in forward_views(
             network,
             loader,

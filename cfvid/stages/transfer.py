@@ -5,7 +5,7 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   PROTOCOL-seedS/                      PROTOCOL is linear or finetune
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
     predictions.parquet                sample_id, label, predicted, probability
-    metrics.jsonl, tensorboard/        of fine-tuning
+    metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from cfvid.artifacts import Record, atomic_file, claim, digest_of, write_json
+from cfvid.artifacts import Record, atomic_file, digest_of, write_json
 from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
@@ -28,7 +29,7 @@ from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import Network, build_network
 from cfvid.seeds import derive
-from cfvid.stages.context import Run, costed
+from cfvid.stages.context import Run
 from cfvid.stages.extract import extract_into
 from cfvid.stages.fit import fit
 from cfvid.training.checkpoint import remove_states
@@ -37,6 +38,8 @@ from cfvid.training.targets import Targets
 logger = logging.getLogger(__name__)
 
 KIND = "transfer-scores"
+Scored = tuple[list[str], np.ndarray, dict[str, Any]]
+"""Sample ids, their logits (N, V, C), and facts for the record."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,64 @@ class Target:
         return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One network on one target by one protocol and seed."""
+
+    target: Target
+    candidate: Candidate
+    protocol: str
+    seed: int
+    home: Path
+    """Of all evaluations of this network on this target."""
+
+    @property
+    def folder(self) -> Path:
+        """Of this one."""
+        return self.home / f"{self.protocol}-seed{self.seed}"
+
+
 def transfer(run: Run) -> Path:
     """Score every network on every target by every protocol and seed, in RUN/transfer.
 
     Raises:
         DataError: when a target has no labels, one class, several labels per sample, or unseen classes in val.
     """
-    config = run.config.transfer
-    for name in run.config.data.targets:
-        target = _target(run, name)
-        for seed in config.seeds:
-            for candidate in _candidates(run, seed):
-                for protocol in config.protocols:
-                    _score_one(run, target, candidate, protocol, seed)
+    for evaluation in _evaluations(run):
+        with run.claimed(evaluation.folder, _inputs(run, evaluation), kind=KIND) as done:
+            if not done:
+                _score(run, evaluation)
     return run.folder / "transfer"
 
 
-def _target(run: Run, name: str) -> Target:
+def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of all evaluations, and what they are made from.
+
+    Raises:
+        ArtifactError: when a network is not there yet.
+        DataError: as `transfer`.
+    """
+    for evaluation in _evaluations(run):
+        yield evaluation.folder, _inputs(run, evaluation)
+
+
+def _evaluations(run: Run) -> Iterator[Evaluation]:
+    config = run.config.transfer
+    for name in run.config.data.targets:
+        target = read_target(run, name)
+        for seed in config.seeds:
+            for candidate in _candidates(run, seed):
+                home = run.folder / "transfer" / name / candidate.folder_name
+                for protocol in config.protocols:
+                    yield Evaluation(target, candidate, protocol, seed, home)
+
+
+def read_target(run: Run, name: str) -> Target:
+    """A target by its name.
+
+    Raises:
+        DataError: when it has no labels, one class, several labels per sample, or unseen classes in val.
+    """
     target = Target(name, run.labelled(name, "train"), run.labelled(name, "val"))
     labels = {**target.train.labels_by_id, **target.val.labels_by_id}
     several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
@@ -120,49 +164,46 @@ def _candidates(run: Run, seed: int) -> Iterator[Candidate]:
             yield Candidate(name, f"random-seed{seed}", None, digest_of(["random", arch, seed]), arch, seed)
 
 
-def _score_one(run: Run, target: Target, candidate: Candidate, protocol: str, seed: int) -> None:
-    home = run.folder / "transfer" / target.name / candidate.folder_name
-    folder = home / f"{protocol}-seed{seed}"
-    config = run.config
-    inputs = {
+def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
+    config, linear = run.config, evaluation.protocol == "linear"
+    return {
         **config.plain("modality"),
         "precision": run.precision,
-        "protocol": config.plain("transfer")["transfer"][protocol],
+        "protocol": config.plain("transfer")["transfer"][evaluation.protocol],
+        # Fine-tuning looks at whole networks; the probe at features as they are stored.
+        **({"dtype": config.extract.dtype} if linear else {}),
         "input": run.input_for("train", "extract", "score"),
-        "network": candidate.digest,
-        "seed": seed,
-        "train": target.train.digest,
-        "val": target.val.digest,
+        "network": evaluation.candidate.digest,
+        "seed": evaluation.seed,
+        "train": evaluation.target.train.digest,
+        "val": evaluation.target.val.digest,
     }
-    if claim(folder, inputs, fresh=run.fresh):
-        logger.info("%s: done before", folder.relative_to(run.folder))
-        Record.read(folder, kind=KIND).verify(folder)
-        return
-    with costed(folder):
-        if protocol == "linear":
-            ids, logits_NVC = _linear(run, target, candidate, home, seed)
-        else:
-            ids, logits_NVC = _finetune(run, target, candidate, folder, seed)
-        labels = target.labels(ids, target.val)
-        scores = score(logits_NVC, labels, view_noun=run.modality.view_noun)
-        write_json(folder / "scores.json", scores)
-        _write_predictions(folder / "predictions.parquet", ids, labels, logits_NVC, target.classes)
-        facts = {"network": candidate.name, "target": target.name, "protocol": protocol, "num_scored": len(ids)}
-        facts |= {"num_absent": len(target.val) - len(ids), "num_views": logits_NVC.shape[1]}
-        files = ["predictions.parquet", "scores.json"]
-        Record.write(folder, kind=KIND, inputs=inputs, files=files, facts=facts)
-        remove_states(folder)
+
+
+def _score(run: Run, evaluation: Evaluation) -> None:
+    folder, target = evaluation.folder, evaluation.target
+    ids, logits_NVC, facts = (_linear if evaluation.protocol == "linear" else _finetune)(run, evaluation)
+    labels = target.labels(ids, target.val)
+    scores = score(logits_NVC, labels, view_noun=run.modality.view_noun)
+    write_json(folder / "scores.json", scores)
+    _write_predictions(folder / "predictions.parquet", ids, labels, logits_NVC, target.classes)
+    facts |= {"network": evaluation.candidate.name, "target": target.name, "protocol": evaluation.protocol}
+    facts |= {"num_scored": len(ids), "num_absent": len(target.val) - len(ids), "num_views": logits_NVC.shape[1]}
+    files = ["predictions.parquet", "scores.json"]
+    Record.write(folder, kind=KIND, inputs=_inputs(run, evaluation), files=files, facts=facts)
+    remove_states(folder)
     shown = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
     logger.info("%s: %s", folder.relative_to(run.folder), shown)
 
 
-def _linear(run: Run, target: Target, candidate: Candidate, home: Path, seed: int) -> tuple[list[str], np.ndarray]:
+def _linear(run: Run, evaluation: Evaluation) -> Scored:
+    target, candidate, seed = evaluation.target, evaluation.candidate, evaluation.seed
     network = candidate.load()
 
     def features(split: str, manifest: Manifest) -> tuple[list[str], np.ndarray]:
         store = extract_into(
             run,
-            home / "features" / split,
+            evaluation.home / "features" / split,
             network=network,
             network_digest=candidate.digest,
             manifest=manifest,
@@ -175,11 +216,12 @@ def _linear(run: Run, target: Target, candidate: Candidate, home: Path, seed: in
     val_ids, val_NVD = features("val", target.val)
     probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, "linear", target.name))
     probe.fit(train_NVD, target.labels(train_ids, target.train), num_classes=len(target.classes))
-    return val_ids, probe.logits(val_NVD)
+    facts = {"penalty": probe.penalty_, "converged": probe.converged_, "iterations": probe.iterations_}
+    return val_ids, probe.logits(val_NVD), facts
 
 
-def _finetune(run: Run, target: Target, candidate: Candidate, folder: Path, seed: int) -> tuple[list[str], np.ndarray]:
-    config = run.config.transfer.finetune
+def _finetune(run: Run, evaluation: Evaluation) -> Scored:
+    target, candidate, seed = evaluation.target, evaluation.candidate, evaluation.seed
     trunk = candidate.load().trunk
     # The head is drawn from the seed, the same one for every candidate.
     network = build_network(candidate.arch, num_classes=len(target.classes), seed=derive(seed, "finetune", "head"))
@@ -193,12 +235,12 @@ def _finetune(run: Run, target: Target, candidate: Candidate, folder: Path, seed
         network,
         samples=target.train,
         targets=targets,
-        training=config,
-        folder=folder,
+        training=run.config.transfer.finetune,
+        folder=evaluation.folder,
         stage=stage,
         seed=seed,
     )
-    with run.loader(target.val, stage=stage) as loader:
+    with run.loader(target.val, stage=stage, ledger_path=evaluation.folder / "val_skips.jsonl") as loader:
         parts = list(
             forward_views(
                 network,
@@ -212,7 +254,7 @@ def _finetune(run: Run, target: Target, candidate: Candidate, folder: Path, seed
         )
     if not parts:
         raise DataError(f"{stage}: none of the val samples could be read.")
-    return [i for ids, _ in parts for i in ids], np.concatenate([logits for _, logits in parts])
+    return [i for ids, _ in parts for i in ids], np.concatenate([logits for _, logits in parts]), {}
 
 
 def _write_predictions(

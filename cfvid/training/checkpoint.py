@@ -1,6 +1,6 @@
 """Resumable training states: whole folders that appear at once, the newest whole one is used.
 
-FOLDER/states/step-00000120/
+FOLDER/states/epoch-0003-batch-000120/
   model.safetensors, optimizer.bin, ...   Accelerate's
   progress.json                           where in the run it was taken
   record.json                             digests
@@ -39,13 +39,14 @@ class Progress:
 def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
     """Write the state and remove older ones."""
     states = folder / "states"
-    target = states / f"step-{progress.step:08d}"
+    # The end of an epoch has another name than its last batch: a new state never replaces the one before.
+    target = states / f"epoch-{progress.epoch:04d}-batch-{progress.batch:06d}"
     with atomic_folder(target) as temporary:
         accelerator.save_state(str(temporary), safe_serialization=True)
         write_json(temporary / "progress.json", asdict(progress))
         names = [path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file()]
         Record.write(temporary, kind=KIND, inputs={}, files=names)
-    for older in sorted(states.glob("step-*")):
+    for older in sorted(states.glob("epoch-*")):
         if older != target:
             shutil.rmtree(older)
 
@@ -56,7 +57,7 @@ def load_state(accelerator: Accelerator, folder: Path) -> Progress:
     if not states.is_dir():
         return Progress()
     remove_leftovers(states)
-    for state in sorted(states.glob("step-*"), reverse=True):
+    for state in sorted(states.glob("epoch-*"), reverse=True):
         try:
             Record.read(state, kind=KIND).verify(state)
         except ArtifactError as error:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from cfvid.config import TrainingConfig
+from cfvid.config import RuntimeConfig, TrainingConfig
 from cfvid.data.loader import Batch, SampleLoader
 from cfvid.errors import DataError, TrainingError
 from cfvid.modalities.base import Modality
@@ -76,7 +76,7 @@ def train(
     config: TrainingConfig,
     folder: Path,
     accelerator: Accelerator,
-    log_every_steps: int = 10,
+    runtime: RuntimeConfig,
 ) -> nn.Module:
     """Train a network; a run that was cut short continues from its last state.
 
@@ -86,7 +86,7 @@ def train(
         config: optimiser, schedule, length.
         folder: takes states (removed at the end), metrics.jsonl and tensorboard/.
         accelerator: device and precision.
-        log_every_steps: steps between lines in metrics.jsonl.
+        runtime: how often to log and to save.
 
     Returns:
         The trained network, unwrapped, on the accelerator's device.
@@ -104,20 +104,20 @@ def train(
     log = MetricsLog(folder, resumed_step=progress.step)
     num_steps = config.epochs * data.num_batches
     bar = tqdm(total=num_steps, initial=progress.step, desc=data.stage, unit="batch", disable=None, leave=False)
-    clock = _Clock(config.checkpoint_minutes, progress.step)
+    clock = _Clock(runtime.checkpoint_minutes, progress.step)
     prepared.train()
     with contextlib.closing(log), bar, interrupts.graceful():
         while progress.epoch < config.epochs:
             for batch in data.epoch(progress.epoch, first_batch=progress.batch):
                 epoch = progress.epoch + progress.batch / data.num_batches
-                set_learning_rate(optimizer, learning_rate(config, epoch=epoch))
+                set_learning_rate(optimizer, learning_rate(config, epoch=epoch, step_epochs=1 / data.num_batches))
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
                 last = progress.batch % config.gradient_accumulation == 0 or progress.batch == data.num_batches
                 values = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
                 for name, value in values.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 bar.update()
-                if values and progress.step % log_every_steps == 0:
+                if values and progress.step % runtime.log_every_steps == 0:
                     count = values.pop("samples")
                     means = {name: value / count for name, value in values.items()}
                     log.log(step=progress.step, event="step", epoch=epoch, lr=optimizer.param_groups[0]["lr"], **means)

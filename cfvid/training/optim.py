@@ -28,10 +28,13 @@ def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.O
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def learning_rate(config: TrainingConfig, *, epoch: float) -> float:
-    """The learning rate at a fractional epoch: linear warm-up from 0, then the schedule."""
+def learning_rate(config: TrainingConfig, *, epoch: float, step_epochs: float = 0.0) -> float:
+    """The learning rate at a fractional epoch: linear warm-up from 0, then the schedule.
+
+    The warm-up counts the step's own length, `step_epochs`: the first step would otherwise have a rate of 0.
+    """
     if epoch < config.warmup_epochs:
-        return config.lr * epoch / config.warmup_epochs
+        return config.lr * min(1.0, (epoch + step_epochs) / config.warmup_epochs)
     if config.schedule == "cosine":
         progress = (epoch - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
         return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -29,6 +29,7 @@ ORDER = (
     "evaluation",
     "stages",
     "report",
+    "preflight",
     "pipeline",
     "doctor",
     "cli",

@@ -67,10 +67,10 @@ def test_the_summary_is_short() -> None:
 
 def test_the_file_has_one_line_for_each_whatever_is_in_it(tmp_path: Path) -> None:
     written = [skip("ü\n\u2028x", 'decord: "quoted"\nnext line', "pyav: \x85"), skip("b"), Skip("c", "p", ())]
-    skips = ledger(10, 1.0)
+    path = tmp_path / "skips.jsonl"
+    skips = SkipLedger(num_samples=10, budget=1.0, stage="extract", path=path)
     skips.extend(reversed(written))
-    path = tmp_path / skips.write(tmp_path)
-    assert path.name == "skips.jsonl"
+    skips.close()
     lines = path.read_bytes().decode().rstrip("\n").split("\n")
     assert [json.loads(line)["sample_id"] for line in lines] == ["b", "c", "ü\n\u2028x"]
     assert read_skips(path) == sorted(written, key=lambda s: s.sample_id)
@@ -80,3 +80,29 @@ def test_files_without_skips(tmp_path: Path) -> None:
     write_skips(tmp_path / "skips.jsonl", [])
     assert read_skips(tmp_path / "skips.jsonl") == []
     assert read_skips(tmp_path / "absent.jsonl") == []
+
+
+def test_a_skip_is_in_the_file_at_once_and_survives_a_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "skips.jsonl"
+    first = SkipLedger(num_samples=10, budget=1.0, stage="train", path=path)
+    first.add(skip("2"))
+    first.add(skip("2"))
+    assert read_skips(path) == [skip("2")]
+    with open(path, "a") as file:
+        file.write('{"sample_id": "s7", "pa')  # killed while writing
+    second = SkipLedger(num_samples=10, budget=1.0, stage="train", path=path)
+    second.add(skip("1"))
+    assert read_skips(path) == [skip("2"), skip("1")]
+    second.close()
+    assert read_skips(path) == [skip("1"), skip("2")]
+
+
+def test_files_mended_since_an_earlier_attempt_do_not_end_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "skips.jsonl"
+    write_skips(path, [skip(str(number)) for number in range(5)])
+    after = SkipLedger(num_samples=10, budget=0.2, stage="train", path=path)
+    after.add(skip("0"))
+    after.add(skip("1"))
+    with pytest.raises(SkipBudgetExceeded, match="3 of 10"):
+        after.add(skip("2"))
+    assert len(read_skips(path)) == 5

@@ -37,6 +37,18 @@ def test_the_penalty_is_chosen_on_held_out_samples() -> None:
     assert probe.logits(features).shape == (60, 1, 2)
 
 
+def test_a_fit_that_did_not_converge_says_so(
+    problem: tuple[np.ndarray, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    features_NVD, labels = problem
+    short = LinearProbe(LinearConfig(penalties=[1.0], max_iterations=2), seed=0).fit(
+        features_NVD, labels, num_classes=4
+    )
+    assert (short.converged_, short.iterations_) == (False, 2)
+    assert "not converged after 2 iterations" in caplog.text
+    assert LinearProbe(LinearConfig(), seed=0).fit(features_NVD, labels, num_classes=4).converged_
+
+
 def test_classes_never_seen_are_never_said(problem: tuple[np.ndarray, np.ndarray]) -> None:
     features_NVD, labels = problem
     probe = LinearProbe(LinearConfig(), seed=0).fit(features_NVD, labels, num_classes=6)

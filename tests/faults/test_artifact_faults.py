@@ -19,7 +19,7 @@ import pytest
 import torch
 from support.tiny import tiny_config, write_pictures
 
-from cfvid.artifacts import Record, atomic_file, claim, own_folder, write_json
+from cfvid.artifacts import Record, atomic_file, atomic_folder, claim, own_folder, write_json
 from cfvid.config import RunConfig
 from cfvid.errors import ArtifactError, DamagedArtifact, DataError, FolderInUse, InputsChanged, WeightsError
 from cfvid.features import FeatureStore
@@ -77,11 +77,24 @@ def test_disk_full_keeps_the_old_file_and_leaves_no_temporary_one(
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("I/O error: No space left on device")]
+)
+def test_a_full_disk_leaves_the_old_folder_and_no_temporary_one(tmp_path: Path, error: Exception) -> None:
+    with atomic_folder(tmp_path / "state") as temporary:
+        (temporary / "a").write_text("old")
+    with pytest.raises(ArtifactError, match="No space left"), atomic_folder(tmp_path / "state") as temporary:
+        (temporary / "a").write_text("new")
+        raise error
+    assert (tmp_path / "state" / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
 def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path) -> None:
     script = """
         import resource, signal, sys
         from pathlib import Path
-        from cfvid.artifacts import atomic_file
+        from cfvid.artifacts import atomic_file, atomic_folder
         from cfvid.errors import ArtifactError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -148,7 +161,7 @@ def test_a_damaged_shard_of_an_unfinished_store_is_made_again(run: Path, config:
     [
         ({"cluster__num_clusters": 3}, "cluster", "cluster.num_clusters: 4 -> 3"),
         ({"pretrain__training__lr": 0.5}, "pretrain", "pretrain.training.lr: 0.02 -> 0.5"),
-        ({"extract__dtype": "fp32"}, "extract", 'extract.dtype: "fp16" -> "fp32"'),
+        ({"extract__dtype": "fp32"}, "extract", 'dtype: "fp16" -> "fp32"'),
         ({"input__resize": 20}, "extract", "input.resize: 16 -> 20"),
         ({"seed": 9}, "cluster", "seed: 0 -> 9"),
     ],

@@ -11,7 +11,9 @@ import torch
 from support.tiny import tiny_config, write_pictures
 
 from cfvid.clustering.faiss_engine import FaissEngine
-from cfvid.clustering.quality import size_figures, warnings_of
+from cfvid.clustering.health import symptoms_of
+from cfvid.clustering.quality import size_figures
+from cfvid.config import HealthConfig
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.features import FeatureStore
 from cfvid.models.zoo import LayerFeatures
@@ -46,7 +48,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
         run_stages(tiny_config(pictures), tmp_path / "run", stages=["pretrain"])
     assert "loss" in str(stopped.value)
     assert seen == [3]  # the state of the last epoch's end is the newest
-    assert [p.name for p in (tmp_path / "run" / "pretrain" / "states").iterdir()] == ["step-00000003"]
+    assert [p.name for p in (tmp_path / "run" / "pretrain" / "states").iterdir()] == ["epoch-0001-batch-000000"]
     monkeypatch.undo()
     run_stages(tiny_config(pictures), tmp_path / "run", stages=["pretrain"])
     assert (tmp_path / "run" / "pretrain" / "record.json").is_file()
@@ -72,7 +74,7 @@ def test_features_that_are_not_finite_stop_the_extraction_and_are_named(
 
     def faulty(self: LayerFeatures, batch: torch.Tensor) -> torch.Tensor:
         nonlocal calls
-        calls += 1
+        calls += batch.device.type != "meta"  # the check before any work looks at shapes alone
         features = real(self, batch)
         if calls == 4:
             features[1, 3] = float("nan")
@@ -135,7 +137,7 @@ def test_500_equal_rows_leave_empty_clusters_that_are_counted() -> None:
     )
     clusters, _ = engine.assign(points_ND, fitted.centroids_KD)
     used, compact = np.unique(clusters, return_inverse=True)
-    figures = size_figures(compact, num_asked=10, tiny_below=5, giant_share=0.25)
+    figures = size_figures(compact, num_asked=10)
     assert len(used) < 10
     assert figures["num_empty"] == 10 - len(used)
-    assert any("empty" in warning for warning in warnings_of(figures))
+    assert any("empty" in symptom.text for symptom in symptoms_of(figures, HealthConfig()))

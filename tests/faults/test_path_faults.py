@@ -151,7 +151,7 @@ def test_row_33_one_sample_in_the_pool(tmp_path: Path, caplog: pytest.LogCapture
         run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster"])
     assert len(FeatureStore(tmp_path / "run" / "extract")) == 1
     assert "1 samples for 1 clusters" in caplog.text
-    assert "all samples are in one cluster" in stage_error(config, tmp_path / "run", "retrain")
+    assert "at least 2 are needed" in stage_error(config, tmp_path / "run", "retrain")
 
 
 def test_row_33_unicode_spaces_and_quotes_in_paths(tmp_path: Path) -> None:

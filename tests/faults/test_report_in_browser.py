@@ -138,7 +138,8 @@ def hostile_run(tmp_path: Path, texts: list[str]) -> Run:
     config = tiny_config(
         manifest,
         data__trusted_roots=texts,
-        cluster={"num_clusters": 3, "tiny_below": 0},
+        cluster={"num_clusters": 3},
+        health={"tiny_below": 0},
         report={"num_sheet_clusters": 3, "num_sheet_samples": 12},
     )
     skips = [Skip(f"skipped {text}", f"path {text}", (f"pillow: {text}",)) for text in texts[:5]]

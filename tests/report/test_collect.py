@@ -43,7 +43,10 @@ def test_a_whole_run(run: Run) -> None:
     assert report["pretrain"]["held_out_accuracy"] == 0.75
     assert report["pretrain"]["curve"][0] == {"epoch": 1.0, "loss": 1.0, "accuracy": 0.2}
     assert len(report["retrain"]["curve"]) == 3
-    assert report["clusters"] == read_json(run.folder / "cluster" / "quality.json")
+    figures = read_json(run.folder / "cluster" / "quality.json")
+    assert {key: report["clusters"][key] for key in figures} == figures
+    assert (report["clusters"]["num_tiny"], report["clusters"]["num_giant"]) == (3, 1)
+    assert len(report["clusters"]["warnings"]) == 2
     assert report["config"] == run.config.plain()
     assert {"python", "torch", "torchvision", "faiss", "decord", "av", "pytorchvideo", "accelerate", "numpy"} < set(
         report["versions"]

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cfvid.artifacts import Record, digest_of, write_json
-from cfvid.clustering.quality import agreement, size_figures, warnings_of
+from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import RunConfig
 from cfvid.data.skips import Skip, write_skips
-from cfvid.pipeline import dump_config
 from cfvid.stages import Run
 from cfvid.stages.cluster import write_pseudo_labels
 
@@ -45,7 +44,6 @@ def write_run(
         fallbacks: decoder fallbacks of the extraction.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     run = Run(config, folder)
     if "pretrain" in stages:
         facts = {"held_out_accuracy": 0.75, "num_held_out": 12}
@@ -65,6 +63,7 @@ def write_run(
             for target in config.data.targets:
                 for network in config.transfer.networks:
                     _transferred(run, target, network, seed, num_right[network] + seed, skips)
+    run.write_snapshots()
     return run
 
 
@@ -107,16 +106,18 @@ def _clustered(run: Run) -> None:
     distances = np.linspace(0.9, 0.1, len(ids)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     write_pseudo_labels(folder / "pseudo_labels.parquet", ids, clusters, distances)
-    figures = size_figures(clusters, num_asked=config.num_clusters, tiny_below=config.tiny_below, giant_share=0.25)
+    figures = size_figures(clusters, num_asked=config.num_clusters)
     cluster_of = dict(zip(ids, clusters.tolist(), strict=True))
-    quality = figures | {"num_samples": len(ids), "objective": [9.0, 4.0, 3.5], "warnings": warnings_of(figures)}
+    quality = figures | {"num_samples": len(ids), "objective": [9.0, 4.0, 3.5]}
     quality |= {"labels": agreement(cluster_of, pool.labels_by_id), "noisy_labels": None}
     write_json(folder / "quality.json", quality)
     write_json(folder / "cost.json", {"seconds": SECONDS["cluster"]})
     inputs = {**run.config.plain("seed", "cluster"), "features": _digest(run.folder / "extract", "features")}
     write_json(folder / "inputs.json", inputs)
     facts = {"num_samples": len(ids), "num_clusters": len(set(clusters.tolist()))}
-    Record.write(folder, kind="pseudo-labels", inputs=inputs, files=["pseudo_labels.parquet"], facts=facts)
+    Record.write(
+        folder, kind="pseudo-labels", inputs=inputs, files=["pseudo_labels.parquet", "quality.json"], facts=facts
+    )
 
 
 def _transferred(run: Run, target: str, network: str, seed: int, num_right: int, skips: Collection[Skip]) -> None:
@@ -141,4 +142,6 @@ def _transferred(run: Run, target: str, network: str, seed: int, num_right: int,
         write_json(folder / "cost.json", {"seconds": SECONDS[protocol]})
         facts = {"network": network, "target": target, "protocol": protocol, "num_scored": len(ids), "num_absent": 0}
         inputs = {"network": digest, "seed": seed, "val": val.digest}
-        Record.write(folder, kind="transfer-scores", inputs=inputs, files=["scores.json"], facts=facts)
+        Record.write(
+            folder, kind="transfer-scores", inputs=inputs, files=["predictions.parquet", "scores.json"], facts=facts
+        )

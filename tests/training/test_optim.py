@@ -27,6 +27,11 @@ def test_cosine_after_the_warm_up(epoch: float, expected: float) -> None:
     assert learning_rate(config(warmup_epochs=5), epoch=epoch) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_first_step_of_a_warm_up_is_a_step() -> None:
+    assert learning_rate(config(warmup_epochs=2), epoch=0, step_epochs=0.1) == pytest.approx(0.005)
+    assert learning_rate(config(warmup_epochs=0.05), epoch=0, step_epochs=0.1) == 0.1
+
+
 def test_constant() -> None:
     assert learning_rate(config(schedule="constant"), epoch=104) == 0.1
 

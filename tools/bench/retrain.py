@@ -94,7 +94,9 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
             network, steps = _timed(build_network(setting.arch, num_classes=len(manifest.classes), seed=0))
             folder = run_.folder / f"retrain-{next(numbers)}"
             folder.mkdir(parents=True)
-            train(network, data, config=config, folder=folder, accelerator=run_.accelerator)
+            train(
+                network, data, config=config, folder=folder, accelerator=run_.accelerator, runtime=run_.config.runtime
+            )
             return steps()
 
         def reference() -> float:

@@ -1,0 +1,140 @@
+"""All that can be known to be wrong before any work: looked at together, told in one message."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cfvid.artifacts import refuse_changes
+from cfvid.data.manifest import Manifest
+from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
+from cfvid.models.zoo import LayerFeatures, Network
+from cfvid.stages.cluster import check_num_clusters
+from cfvid.stages.cluster import claims as of_cluster
+from cfvid.stages.context import Run
+from cfvid.stages.extract import claims as of_extract
+from cfvid.stages.pretrain import claims as of_pretrain
+from cfvid.stages.pretrain import labelled_samples
+from cfvid.stages.retrain import claims as of_retrain
+from cfvid.stages.transfer import claims as of_transfer
+from cfvid.stages.transfer import read_target
+
+_CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = {
+    "pretrain": of_pretrain,
+    "extract": of_extract,
+    "cluster": of_cluster,
+    "retrain": of_retrain,
+    "transfer": of_transfer,
+}
+
+
+def check(run: Run, stages: Collection[str]) -> None:
+    """Look at everything that these stages need and that is there already, without writing anything.
+
+    Looked at: the device, sources and labels, weights to bring, the layer and dimensions of the features against
+    the settings of the clustering, targets, and whether finished or begun stages were made from other inputs.
+
+    Raises:
+        CfvidError: the one fault that there is, or a `ConfigError` that lists them all.
+    """
+    faults = Faults()
+    with faults.collected():
+        _ = run.accelerator
+    if "pretrain" in stages:
+        with faults.collected():
+            _check_pretrain(run)
+    if not {"extract", "cluster", "retrain"}.isdisjoint(stages):
+        with faults.collected():
+            pool = run.manifest("clusterfit").split("train")
+            _check_pool(run, pool, stages, faults)
+    if "transfer" in stages:
+        for name in run.config.data.targets:
+            with faults.collected():
+                read_target(run, name)
+    if not faults.found and not run.fresh:
+        _check_claims(run, stages, faults)
+    faults.raise_all()
+
+
+class Faults:
+    """Collects errors, to raise them together."""
+
+    def __init__(self) -> None:
+        self.found: list[CfvidError] = []
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep an error meant for users; each is kept once, since several checks can meet the same one."""
+        try:
+            yield
+        except CfvidError as error:
+            if str(error) not in map(str, self.found):
+                self.found.append(error)
+
+    def raise_all(self) -> None:
+        """Raise what was found, if anything.
+
+        Raises:
+            CfvidError: the only one found, as it is; several as one of their common kind, else as a `ConfigError`.
+        """
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            kinds = {type(error) for error in self.found}
+            kind = kinds.pop() if len(kinds) == 1 else ConfigError
+            texts = ("  - " + str(error).replace("\n", "\n    ") for error in self.found)
+            raise kind(f"{len(self.found)} things stand in the way:\n" + "\n".join(texts))
+
+
+def _check_pretrain(run: Run) -> None:
+    if run.config.pretrain.weights is None:
+        labelled_samples(run)
+    else:
+        list(of_pretrain(run))  # digests the weights, which must be there
+
+
+def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Faults) -> None:
+    needed = 2 if "retrain" in stages else 1
+    if len(pool) < needed:
+        raise DataError(
+            f"clusterfit: {len(pool)} sample(s) in the split 'train'; at least {needed} are needed.",
+            fix="Check data.clusterfit and its train_split.",
+        )
+    with faults.collected():
+        dim = _feature_dim(run)
+        if "cluster" in stages and (run.config.cluster.pca_dim or 0) > min(dim, len(pool)):
+            raise ConfigError(
+                f"cluster.pca_dim is {run.config.cluster.pca_dim}, more than the {dim} dimensions "
+                f"or the {len(pool)} samples of the features.",
+                fix="Lower cluster.pca_dim.",
+            )
+    if "cluster" in stages:
+        with faults.collected():
+            check_num_clusters(run.config.cluster.num_clusters, len(pool))
+
+
+def _feature_dim(run: Run) -> int:
+    """Of the features that will be extracted: from shapes alone, no number is computed."""
+    with torch.device("meta"):
+        network = Network(run.config.pretrain.arch, num_classes=1).eval()
+        features = LayerFeatures(network.trunk, run.config.extract.layer)
+        return int(features(torch.empty(run.modality.example(1).shape)).shape[1])
+
+
+def _check_claims(run: Run, stages: Collection[str], faults: Faults) -> None:
+    for name, claims_of in _CLAIMS.items():
+        if name not in stages:
+            continue
+        try:
+            claims = list(claims_of(run))
+        except DamagedArtifact:
+            raise
+        except ArtifactError:
+            return  # made of what an earlier stage has yet to write
+        for folder, inputs in claims:
+            with faults.collected():
+                refuse_changes(folder, inputs)

@@ -1,0 +1,101 @@
+"""What is wrong is told before any work, all at once, and a refused command changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.tiny import tiny_config, write_pictures
+
+from cfvid.errors import ConfigError, DataError, InputsChanged, WeightsError
+from cfvid.pipeline import run_stages
+from cfvid.preflight import Faults
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_faults_of_several_stages_are_told_together_before_any_work(pictures: Path, tmp_path: Path) -> None:
+    one_class = write_pictures(tmp_path / "one_class", classes=1)
+    unseen = write_pictures(tmp_path / "unseen")
+    shutil.rmtree(unseen / "train" / "class2")
+    config = tiny_config(
+        pictures,
+        data__targets={"one": str(one_class), "unseen": str(unseen), "gone": str(tmp_path / "gone")},
+        extract__layer="layer9",
+        cluster__num_clusters=1000,
+    )
+    with pytest.raises(ConfigError) as refused:
+        run_stages(config, tmp_path / "run")
+    text = str(refused.value)
+    assert "5 things stand in the way" in text
+    for said in ("at least two classes", "classes that train lacks", "gone does not exist", "layer9", "is 1000"):
+        assert said in text
+    assert not (tmp_path / "run" / "pretrain").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "said"),
+    [
+        ({"cluster__pca_dim": 25}, ConfigError, "24 samples"),
+        ({"cluster__pca_dim": 20, "extract__layer": "layer1"}, None, ""),
+        ({"cluster__pca_dim": 33, "extract__layer": "layer1"}, ConfigError, "32 dimensions"),
+        ({"pretrain__weights": "/nowhere/weights.pth"}, WeightsError, "do not exist"),
+    ],
+)
+def test_dimensions_and_weights(
+    pictures: Path, tmp_path: Path, changes: dict[str, object], kind: type[Exception] | None, said: str
+) -> None:
+    config = tiny_config(pictures, pretrain__training__epochs=1, **changes)
+    if kind is None:
+        run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster"])
+        return
+    with pytest.raises(kind, match=said):
+        run_stages(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_all_changed_stages_are_refused_together_and_nothing_is_overwritten(pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    short = {"pretrain__training__epochs": 1, "retrain__training__epochs": 1}
+    stages = ["pretrain", "extract", "cluster", "retrain"]
+    run_stages(tiny_config(pictures, **short), run, stages=stages)
+    before = {path: path.read_bytes() for path in [run / "config.yaml", *(run / "data").iterdir()]}
+    more = write_pictures(tmp_path / "more", train=9)
+    changed = tiny_config(more, **short, cluster__num_clusters=3, retrain__training__lr=0.5)
+    with pytest.raises(InputsChanged) as refused:
+        run_stages(changed, run, stages=stages)
+    text = str(refused.value)
+    assert "4 things stand in the way" in text
+    for said in ("manifest", "num_clusters: 4 -> 3", "lr: 0.02 -> 0.5"):
+        assert said in text
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("stages", [["pretrain", "klustern"], "cluster"])
+def test_stages_that_do_not_exist_are_refused(pictures: Path, tmp_path: Path, stages: list[str]) -> None:
+    with pytest.raises(ConfigError, match="pretrain, extract, cluster"):
+        run_stages(tiny_config(pictures), tmp_path / "run", stages=stages)
+
+
+def test_one_fault_is_raised_as_it_is_and_equal_ones_once() -> None:
+    faults = Faults()
+    for _ in range(2):
+        with faults.collected():
+            raise DataError("no samples", fix="add some")
+    with pytest.raises(DataError, match="^no samples"):
+        faults.raise_all()
+
+
+def test_noisy_labels_are_found_when_the_pool_names_its_samples_otherwise(pictures: Path, tmp_path: Path) -> None:
+    more = write_pictures(tmp_path / "more", seed=1)
+    config = tiny_config(pictures, pretrain__training__epochs=1, data__clusterfit=[str(pictures), str(more)])
+    run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster"])
+    quality = json.loads((tmp_path / "run" / "cluster" / "quality.json").read_text())
+    assert quality["labels"]["num_samples"] == 48
+    assert quality["noisy_labels"]["num_samples"] == 24
