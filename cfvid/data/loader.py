@@ -45,6 +45,8 @@ class Batch:
     sample_ids: list[str]
     inputs: torch.Tensor
     """uint8, (N, V, C, ...): N samples of V views; the trailing dimensions are the modality's."""
+    seeds: list[int]
+    """Of each sample's random draws."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -113,15 +115,17 @@ class SampleLoader:
         seeds = seeds if seeds is not None else [0] * len(sample_ids)
         requests = (self.request(i, look=look, seed=s) for i, s in zip(sample_ids, seeds, strict=True))
         ids: list[str] = []
+        used_seeds: list[int] = []
         arrays: list[np.ndarray] = []
         # Up to three batches ahead: one being used, one whole, one being decoded.
         for number, outcome in enumerate(self.outcomes(requests, ahead=3 * batch_size), start=1):
             if outcome.value is not None:
                 ids.append(outcome.payload.sample_id)
+                used_seeds.append(outcome.payload.seed)
                 arrays.append(outcome.value)
             if number % batch_size == 0 or number == len(sample_ids):
                 if ids:
-                    yield Batch(ids, torch.from_numpy(np.stack(arrays)))
+                    yield Batch(ids, torch.from_numpy(np.stack(arrays)), used_seeds)
                 else:
-                    yield Batch([], torch.empty(0, dtype=torch.uint8))
-                ids, arrays = [], []
+                    yield Batch([], torch.empty(0, dtype=torch.uint8), [])
+                ids, arrays, used_seeds = [], [], []

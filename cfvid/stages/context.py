@@ -32,7 +32,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from cfvid.artifacts import Record, claim, read_json, write_json, write_text
+from cfvid.artifacts import Record, claim, digest_of, own_folder, read_json, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
@@ -54,10 +54,12 @@ class Run:
         config: the resolved configuration.
         folder: the run folder.
         fresh: discard stages that were made from other inputs, instead of refusing.
+        shared: keep the work of all stages in this folder, by the digest of their inputs, and only links to it in the
+            run folder: runs that ask for the same work share it, also at the same time.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, *, fresh: bool = False) -> None:
-        self.config, self.folder, self.fresh = config, Path(folder), fresh
+    def __init__(self, config: RunConfig, folder: Path, *, fresh: bool = False, shared: Path | None = None) -> None:
+        self.config, self.folder, self.fresh, self.shared = config, Path(folder), fresh, shared
         self.modality = build_modality(config)
         self._manifests: dict[str, Manifest] = {}
         self._written: set[str] = set()
@@ -93,21 +95,37 @@ class Run:
             InputsChanged: when the folder was made from other inputs.
             DamagedArtifact: when what was done before has been altered since.
         """
-        done = claim(folder, inputs, fresh=self.fresh)
-        self.write_snapshots()
-        if done:
-            logger.info("%s: done before", folder.relative_to(self.folder))
-            Record.read(folder, kind=kind).verify(folder)
-            yield True
+        with self._linked(folder, inputs):
+            done = claim(folder, inputs, fresh=self.fresh)
+            self.write_snapshots()
+            if done:
+                logger.info("%s: done before", folder.relative_to(self.folder))
+                Record.read(folder, kind=kind).verify(folder)
+                yield True
+                return
+            start, path = time.monotonic(), folder / "cost.json"
+            before = read_json(path)["seconds"] if path.is_file() else 0.0
+            try:
+                yield False
+            finally:
+                if folder.is_dir():
+                    seconds = round(before + time.monotonic() - start, 2)
+                    write_json(path, {"seconds": seconds, "device": self.device_name})
+
+    @contextlib.contextmanager
+    def _linked(self, folder: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """With `shared`: make `folder` a link to where this work is kept, and hold that for this process."""
+        if self.shared is None:
+            yield
             return
-        start, path = time.monotonic(), folder / "cost.json"
-        before = read_json(path)["seconds"] if path.is_file() else 0.0
-        try:
-            yield False
-        finally:
-            if folder.is_dir():
-                seconds = round(before + time.monotonic() - start, 2)
-                write_json(path, {"seconds": seconds, "device": self.device_name})
+        stage = folder.relative_to(self.folder).parts[0]
+        home = self.shared / stage / digest_of(inputs)[:16]
+        with own_folder(home, wait=True):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if not folder.is_symlink() or folder.resolve() != home.resolve():
+                folder.unlink(missing_ok=True)
+                folder.symlink_to(os.path.relpath(home, folder.parent))
+            yield
 
     def write_snapshots(self) -> None:
         """Write the configuration and the manifests read so far into the run folder, as they were used."""

@@ -1,10 +1,12 @@
-"""What pretraining, retraining and fine-tuning share: samples, targets and a network into the one loop."""
+"""What pretraining, retraining and fine-tuning share: samples, an objective and a network into the one loop."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from cfvid.artifacts import Record
 from cfvid.config import TrainingConfig
@@ -15,15 +17,15 @@ from cfvid.models.zoo import Network
 from cfvid.stages.context import Run
 from cfvid.training.checkpoint import remove_states
 from cfvid.training.loop import TrainingData, train
-from cfvid.training.targets import Targets
+from cfvid.training.objective import Objective
 
 
 def fit(
     run: Run,
-    network: Network,
+    network: nn.Module,
     *,
     samples: Manifest,
-    targets: Targets,
+    objective: Objective,
     training: TrainingConfig,
     folder: Path,
     stage: str,
@@ -33,9 +35,9 @@ def fit(
 
     Args:
         run: modality, device, runtime settings.
-        network: with one output per class of `targets`.
+        network: gives what the objective asks for.
         samples: what to train on.
-        targets: of these samples.
+        objective: what to learn from them.
         training: optimiser, schedule, length.
         folder: takes states, metrics and the ledger.
         stage: names the random draws, and the work in messages.
@@ -44,7 +46,7 @@ def fit(
     with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME) as loader:
         data = TrainingData(
             loader=loader,
-            targets=targets,
+            objective=objective,
             modality=run.modality,
             ids=samples.ids,
             seed=seed,

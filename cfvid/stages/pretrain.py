@@ -94,7 +94,7 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         run,
         network,
         samples=samples,
-        targets=targets,
+        objective=targets,
         training=config.pretrain.training,
         folder=folder,
         stage=KIND,

@@ -83,7 +83,7 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         run,
         network,
         samples=samples,
-        targets=targets,
+        objective=targets,
         training=config.retrain.training,
         folder=folder,
         stage=KIND,

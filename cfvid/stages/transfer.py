@@ -234,7 +234,7 @@ def _finetune(run: Run, evaluation: Evaluation) -> Scored:
         run,
         network,
         samples=target.train,
-        targets=targets,
+        objective=targets,
         training=run.config.transfer.finetune,
         folder=evaluation.folder,
         stage=stage,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
@@ -25,21 +24,21 @@ from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state
 from cfvid.training.device import memory_format
 from cfvid.training.metrics import MetricsLog
+from cfvid.training.objective import Objective, loss_of, num_right
 from cfvid.training.optim import build_optimizer, learning_rate, set_learning_rate
-from cfvid.training.targets import Targets
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples with targets, in a reproducible order.
+    """Samples with what to learn from them, in a reproducible order.
 
     Every draw is keyed by (seed, stage, epoch, sample), so that an epoch can be entered in its middle.
     """
 
     loader: SampleLoader
-    targets: Targets
+    objective: Objective
     modality: Modality
     ids: list[str]
     seed: int
@@ -118,7 +117,7 @@ def train(
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 bar.update()
                 if values and progress.step % runtime.log_every_steps == 0:
-                    count = values.pop("samples")
+                    count = values.pop("examples")
                     means = {name: value / count for name, value in values.items()}
                     log.log(step=progress.step, event="step", epoch=epoch, lr=optimizer.param_groups[0]["lr"], **means)
                 if last and (interrupts.requested() or clock.checkpoint_is_due()):
@@ -140,7 +139,7 @@ def _step(
     update: bool,
     progress: Progress,
 ) -> dict[str, float]:
-    """Forward, backward and, if `update`, one optimiser step; gives sums over the batch's samples."""
+    """Forward, backward and, if `update`, one optimiser step; gives sums over the batch's examples."""
     values: dict[str, float] = {}
     if len(batch) >= 2:  # fewer: the others could not be read
         values = _accumulate(network, batch, data, config, accelerator, update=update, progress=progress)
@@ -162,22 +161,22 @@ def _accumulate(
     update: bool,
     progress: Progress,
 ) -> dict[str, float]:
-    """Forward and backward; gives sums over the batch's samples."""
-    inputs = data.modality.normalize(batch.inputs[:, 0].to(accelerator.device, non_blocking=True))
+    """Forward and backward; gives sums over the batch's examples."""
+    examples = data.objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
+    inputs = data.modality.normalize(examples.inputs)
     if config.channels_last:
         inputs = inputs.to(memory_format=memory_format(inputs.ndim))
-    target = data.targets.batch(batch.sample_ids).to(accelerator.device)
     # Gradients of all but the last of the accumulated batches stay on their rank.
     with contextlib.nullcontext() if update else accelerator.no_sync(network):
         with accelerator.autocast():
             logits = network(inputs)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=config.label_smoothing)
+        loss = loss_of(logits, examples, temperature=data.objective.temperature, label_smoothing=config.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
             raise _not_finite("loss", value, data.stage, progress)
         accelerator.backward(loss / config.gradient_accumulation)
-    hits = target.gather(1, logits.argmax(1, keepdim=True)) > 0 if target.ndim > 1 else logits.argmax(1) == target
-    return {"samples": len(batch), "loss": value * len(batch), "accuracy": hits.sum().item()}
+    count = len(examples.target)
+    return {"examples": count, "loss": value * count, "accuracy": num_right(logits, examples.target)}
 
 
 def _check_gradients(
@@ -203,9 +202,9 @@ def _not_finite(what: str, value: float, stage: str, progress: Progress) -> Trai
 
 def _end_epoch(progress: Progress, data: TrainingData, log: MetricsLog, clock: _Clock, num_steps: int) -> None:
     sums = progress.sums
-    if not sums.get("samples"):
+    if not sums.get("examples"):
         raise DataError(f"{data.stage}: not a single batch of epoch {progress.epoch + 1} could be read.")
-    means = {name: sums[name] / sums["samples"] for name in ("loss", "accuracy")}
+    means = {name: sums[name] / sums["examples"] for name in ("loss", "accuracy")}
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     log.log(step=progress.step, event="epoch", epoch=float(progress.epoch), **means)
     logger.info(

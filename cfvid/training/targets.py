@@ -1,4 +1,4 @@
-"""What a network is trained to say about each sample, by sample id."""
+"""Labels as what a network is trained to say about each sample, by sample id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from cfvid.data.loader import Batch
 from cfvid.errors import DataError
+from cfvid.training.objective import Examples
 
 
 class Targets:
@@ -23,6 +25,8 @@ class Targets:
         DataError: for labels that are no class.
     """
 
+    temperature = 1.0
+
     def __init__(self, classes: Sequence[str], labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = list(classes)
         index = {name: i for i, name in enumerate(self.classes)}
@@ -31,6 +35,10 @@ class Targets:
             raise DataError(f"{len(unknown)} labels are not among the classes, first: {', '.join(unknown[:5])}.")
         self.indices = {sample_id: tuple(index[label] for label in names) for sample_id, names in labels.items()}
         self.is_multi_label = any(len(indices) > 1 for indices in self.indices.values())
+
+    def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
+        """See `cfvid.training.objective.Objective`."""
+        return Examples(views, self.batch(batch.sample_ids).to(views.device))
 
     def batch(self, sample_ids: Sequence[str]) -> torch.Tensor:
         """Targets in the order of `sample_ids`: int64 (N,), or float32 (N, C) rows that sum to 1 when multi-label."""

@@ -94,7 +94,7 @@ def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path) -> None:
     script = """
         import resource, signal, sys
         from pathlib import Path
-        from cfvid.artifacts import atomic_file, atomic_folder
+        from cfvid.artifacts import atomic_file
         from cfvid.errors import ArtifactError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -83,10 +83,10 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
     batch_size, numbers = setting.batch_size, itertools.count()
     config = run_.config.retrain.training.model_copy(update={"epochs": 1, "warmup_epochs": 0.0})
     with run_.loader(manifest, stage="bench") as loader:
-        data = _training_data(run_, loader, batch_size)
+        data, targets = _training_data(run_, loader, batch_size), Targets(manifest.classes, manifest.labels_by_id)
         some = manifest.ids[: 4 * batch_size]
         ready = [
-            (inputs, data.targets.batch(ids).to(inputs.device))
+            (inputs, targets.batch(ids).to(inputs.device))
             for ids, inputs in tensors_in_memory(run_, loader, some, batch_size=batch_size, look="train")
         ]
 
@@ -123,7 +123,7 @@ def _training_data(run_: Run, loader: SampleLoader, batch_size: int) -> Training
     manifest = loader.manifest
     return TrainingData(
         loader=loader,
-        targets=Targets(manifest.classes, manifest.labels_by_id),
+        objective=Targets(manifest.classes, manifest.labels_by_id),
         modality=run_.modality,
         ids=manifest.ids,
         seed=0,
