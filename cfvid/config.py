@@ -77,11 +77,17 @@ class SourceConfig(Section):
     """The source's name of the split that is trained on."""
     val_split: str = "val"
     """The source's name of the split that is scored on."""
+    class_share: tuple[Fraction, Fraction] | None = None
+    """Only a range of the classes, in an order drawn from their names: [0, 0.5] and [0.5, 1] are two halves."""
+    max_samples: Count | None = None
+    """At most this many training samples, drawn by their ids."""
 
     @model_validator(mode="after")
     def _splits_differ(self) -> Self:
         if self.train_split == self.val_split:
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        if self.class_share is not None and self.class_share[0] >= self.class_share[1]:
+            raise ValueError(f"class_share goes from {self.class_share[0]} to {self.class_share[1]}")
         return self
 
 
@@ -260,6 +266,8 @@ class LinearConfig(Section):
     penalties: Annotated[list[Positive], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
     """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
     max_iterations: Count = 300
+    layers: Annotated[list[str], AfterValidator(_distinct)] = []
+    """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`."""
 
 
 class TransferConfig(Section):

@@ -7,12 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cfvid.artifacts import refuse_changes
 from cfvid.data.manifest import Manifest
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
-from cfvid.models.zoo import LayerFeatures, Network
+from cfvid.models.zoo import feature_dims
 from cfvid.stages.cluster import check_num_clusters
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
@@ -52,6 +50,9 @@ def check(run: Run, stages: Collection[str]) -> None:
             pool = run.manifest("clusterfit").split("train")
             _check_pool(run, pool, stages, faults)
     if "transfer" in stages:
+        with faults.collected():
+            for arch in {run.config.pretrain.arch, run.config.retrain_arch}:
+                feature_dims(arch, run.config.transfer.linear.layers, run.modality.example(1).shape)
         for name in run.config.data.targets:
             with faults.collected():
                 read_target(run, name)
@@ -105,7 +106,7 @@ def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Fault
             fix="Check data.clusterfit and its train_split.",
         )
     with faults.collected():
-        dim = _feature_dim(run)
+        [dim] = feature_dims(run.config.pretrain.arch, [run.config.extract.layer], run.modality.example(1).shape)
         if "cluster" in stages and (run.config.cluster.pca_dim or 0) > min(dim, len(pool)):
             raise ConfigError(
                 f"cluster.pca_dim is {run.config.cluster.pca_dim}, more than the {dim} dimensions "
@@ -115,14 +116,6 @@ def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Fault
     if "cluster" in stages:
         with faults.collected():
             check_num_clusters(run.config.cluster.num_clusters, len(pool))
-
-
-def _feature_dim(run: Run) -> int:
-    """Of the features that will be extracted: from shapes alone, no number is computed."""
-    with torch.device("meta"):
-        network = Network(run.config.pretrain.arch, num_classes=1).eval()
-        features = LayerFeatures(network.trunk, run.config.extract.layer)
-        return int(features(torch.empty(run.modality.example(1).shape)).shape[1])
 
 
 def _check_claims(run: Run, stages: Collection[str], faults: Faults) -> None:

@@ -16,6 +16,7 @@ from cfvid.config import DataConfig, SourceConfig, resolve
 from cfvid.data import embedded
 from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest
+from cfvid.data.subsets import keep_classes, keep_samples
 from cfvid.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,22 @@ def _with_standard_splits(manifest: Manifest, source: SourceConfig) -> Manifest:
         raise _no_samples(source, f"its splits are {', '.join(dropped)}; asked for are {', '.join(names)}")
     if dropped:
         logger.info("%s: not used are the splits %s", source.path, ", ".join(dropped))
-    return Manifest(table, trusted_roots=manifest.trusted_roots)
+    return _part(Manifest(table, trusted_roots=manifest.trusted_roots), source)
+
+
+def _part(manifest: Manifest, source: SourceConfig) -> Manifest:
+    """The classes and as many training samples as the source is limited to."""
+    whole = len(manifest)
+    if source.class_share is not None:
+        manifest = keep_classes(manifest, source.class_share)
+    if source.max_samples is not None:
+        manifest = keep_samples(manifest, source.max_samples, split="train")
+    if len(manifest) < whole:
+        num_classes = len(manifest.classes)
+        logger.info("%s: limited to %d samples of %d classes", source.path, len(manifest), num_classes)
+    if len(manifest) == 0:
+        raise _no_samples(source, f"its class_share {source.class_share} holds no class")
+    return manifest
 
 
 # ---------------------------------------------------------------------------------------------- folders

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,34 +76,47 @@ def build_network(arch: str, *, num_classes: int, seed: int) -> Network:
 
 
 class LayerFeatures(nn.Module):
-    """A trunk that gives the output of one of its layers, averaged over space and time: (N, D).
+    """A trunk that gives the outputs of some of its layers, averaged over space and time, side by side: (N, sum of D).
 
     Args:
         trunk: maps a batch to (N, D).
-        layer: a dotted module name inside the trunk; None for the trunk's own output.
+        layers: dotted module names inside the trunk; None for the trunk's own output.
 
     Raises:
         ConfigError: listing the top layers, when the trunk has no such one.
     """
 
-    def __init__(self, trunk: nn.Module, layer: str | None = None) -> None:
+    def __init__(self, trunk: nn.Module, layers: Sequence[str | None] = (None,)) -> None:
         super().__init__()
-        self.trunk, self.layer = trunk, layer
-        self._seen: torch.Tensor | None = None
-        if layer is not None:
-            modules = dict(trunk.named_modules())
-            if layer not in modules or layer == "":
+        self.trunk, self.layers = trunk, tuple(layers)
+        self._seen: dict[str | None, torch.Tensor] = {}
+        modules = dict(trunk.named_modules())
+        for layer in self.layers:
+            if layer is not None and (layer not in modules or layer == ""):
                 names = [name for name, _ in trunk.named_children()]
                 raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
-            modules[layer].register_forward_hook(self._keep)
+            if layer is not None:
+                modules[layer].register_forward_hook(functools.partial(self._keep, layer))
 
-    def _keep(self, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
-        self._seen = output
+    def _keep(self, layer: str, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
+        self._seen[layer] = output
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised float input -> features, (N, D)."""
-        features: torch.Tensor = self.trunk(batch)
-        if self.layer is not None:
-            assert self._seen is not None
-            features, self._seen = self._seen, None
-        return features.flatten(2).mean(2) if features.ndim > 2 else features
+        """Normalised float input -> features, (N, sum of D), in the order of the layers."""
+        self._seen[None] = self.trunk(batch)
+        parts = [self._seen[layer] for layer in self.layers]
+        self._seen = {}
+        return torch.cat([part.flatten(2).mean(2) if part.ndim > 2 else part for part in parts], dim=1)
+
+
+def feature_dims(arch: str, layers: Sequence[str | None], example: torch.Size) -> list[int]:
+    """The dimensions of each layer's features for inputs of a shape (N, C, ...); no number is computed.
+
+    Raises:
+        ConfigError: when the network has no such layer.
+    """
+    with torch.device("meta"):
+        trunk = Network(arch, num_classes=1).trunk.eval()
+        features = LayerFeatures(trunk, layers)
+        inputs = torch.empty(example)
+        return [LayerFeatures(trunk, [layer])(inputs).shape[1] for layer in features.layers]

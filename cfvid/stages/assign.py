@@ -66,7 +66,7 @@ def _extract_alike(run: Run, features: Record, source: SourceConfig) -> FeatureS
         "manifest": manifest,
         "look": "extract",
         "average_views": True,
-        "layer": run.config.extract.layer,
+        "layers": (run.config.extract.layer,),
     }
     inputs = store_inputs(run, **how)
     changes = differences(features.inputs, {**inputs, "manifest": features.inputs["manifest"]})

@@ -54,7 +54,7 @@ def _what(run: Run) -> dict[str, Any]:
         "manifest": run.manifest("clusterfit").split("train"),
         "look": "extract",
         "average_views": True,
-        "layer": run.config.extract.layer,
+        "layers": (run.config.extract.layer,),
     }
 
 
@@ -67,7 +67,7 @@ def extract_into(
     manifest: Manifest,
     look: Look,
     average_views: bool,
-    layer: str | None = None,
+    layers: Sequence[str | None] = (None,),
 ) -> FeatureStore:
     """Extract the features of a manifest into a store, continuing where a killed run stopped.
 
@@ -79,7 +79,7 @@ def extract_into(
         manifest: the samples.
         look: `extract` or `score`.
         average_views: store (D,) means over the views instead of (V, D).
-        layer: a named layer of the trunk instead of its output.
+        layers: of the trunk, side by side in the features; None is its output.
     """
     inputs = store_inputs(
         run,
@@ -87,11 +87,11 @@ def extract_into(
         manifest=manifest,
         look=look,
         average_views=average_views,
-        layer=layer,
+        layers=layers,
     )
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done:
-            module = LayerFeatures(network.trunk, layer)
+            module = LayerFeatures(network.trunk, layers)
             facts = _extract_shards(run, module, folder, manifest, look=look, average_views=average_views).facts
             num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
             name = folder.relative_to(run.folder)
@@ -100,7 +100,13 @@ def extract_into(
 
 
 def store_inputs(
-    run: Run, *, network_digest: str, manifest: Manifest, look: Look, average_views: bool, layer: str | None
+    run: Run,
+    *,
+    network_digest: str,
+    manifest: Manifest,
+    look: Look,
+    average_views: bool,
+    layers: Sequence[str | None],
 ) -> dict[str, Any]:
     """What the features of `extract_into` are made from, for the store's record."""
     return {
@@ -110,7 +116,7 @@ def store_inputs(
         "input": run.input_for(look),
         "look": look,
         "average_views": average_views,
-        "layer": layer,
+        "layers": list(layers),
         "network": network_digest,
         "manifest": manifest.digest,
     }

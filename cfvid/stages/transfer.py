@@ -27,7 +27,7 @@ from cfvid.evaluation.inference import forward_views
 from cfvid.evaluation.linear import LinearProbe
 from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.models.weights import load_network
-from cfvid.models.zoo import Network, build_network
+from cfvid.models.zoo import Network, build_network, feature_dims
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
 from cfvid.stages.extract import extract_into
@@ -38,8 +38,8 @@ from cfvid.training.targets import Targets
 logger = logging.getLogger(__name__)
 
 KIND = "transfer-scores"
-Scored = tuple[list[str], np.ndarray, dict[str, Any]]
-"""Sample ids, their logits (N, V, C), and facts for the record."""
+Scored = tuple[list[str], dict[str | None, np.ndarray], dict[str, Any]]
+"""Sample ids, their logits (N, V, C) by layer (None: the trunk's output), and facts for the record."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,13 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
 
 def _score(run: Run, evaluation: Evaluation) -> None:
     folder, target = evaluation.folder, evaluation.target
-    ids, logits_NVC, facts = (_linear if evaluation.protocol == "linear" else _finetune)(run, evaluation)
-    labels = target.labels(ids, target.val)
-    scores = score(logits_NVC, labels, view_noun=run.modality.view_noun)
+    ids, logits_by_layer, facts = (_linear if evaluation.protocol == "linear" else _finetune)(run, evaluation)
+    labels, logits_NVC = target.labels(ids, target.val), logits_by_layer[None]
+    scores = {
+        name + (f"@{layer}" if layer else ""): value
+        for layer, logits in logits_by_layer.items()
+        for name, value in score(logits, labels, view_noun=run.modality.view_noun).items()
+    }
     write_json(folder / "scores.json", scores)
     _write_predictions(folder / "predictions.parquet", ids, labels, logits_NVC, target.classes)
     facts |= {"network": evaluation.candidate.name, "target": target.name, "protocol": evaluation.protocol}
@@ -199,6 +203,7 @@ def _score(run: Run, evaluation: Evaluation) -> None:
 def _linear(run: Run, evaluation: Evaluation) -> Scored:
     target, candidate, seed = evaluation.target, evaluation.candidate, evaluation.seed
     network = candidate.load()
+    layers: list[str | None] = [None, *run.config.transfer.linear.layers]
 
     def features(split: str, manifest: Manifest) -> tuple[list[str], np.ndarray]:
         store = extract_into(
@@ -209,15 +214,24 @@ def _linear(run: Run, evaluation: Evaluation) -> Scored:
             manifest=manifest,
             look="extract" if split == "train" else "score",
             average_views=False,
+            layers=layers,
         )
         return store.ids, store.gather(store.ids)
 
     train_ids, train_NVD = features("train", target.train)
     val_ids, val_NVD = features("val", target.val)
-    probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, "linear", target.name))
-    probe.fit(train_NVD, target.labels(train_ids, target.train), num_classes=len(target.classes))
-    facts = {"penalty": probe.penalty_, "converged": probe.converged_, "iterations": probe.iterations_}
-    return val_ids, probe.logits(val_NVD), facts
+    labels = target.labels(train_ids, target.train)
+    logits: dict[str | None, np.ndarray] = {}
+    facts: dict[str, Any] = {}
+    ends = np.cumsum(feature_dims(candidate.arch, layers, run.modality.example(1).shape))
+    for layer, last, dim in zip(layers, ends, np.diff(ends, prepend=0), strict=True):
+        columns = slice(last - dim, last)
+        probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, "linear", target.name))
+        probe.fit(train_NVD[..., columns], labels, num_classes=len(target.classes))
+        logits[layer] = probe.logits(val_NVD[..., columns])
+        figures = {"penalty": probe.penalty_, "converged": probe.converged_, "iterations": probe.iterations_}
+        facts |= {name + (f"@{layer}" if layer else ""): value for name, value in figures.items()}
+    return val_ids, logits, facts
 
 
 def _finetune(run: Run, evaluation: Evaluation) -> Scored:
@@ -254,7 +268,7 @@ def _finetune(run: Run, evaluation: Evaluation) -> Scored:
         )
     if not parts:
         raise DataError(f"{stage}: none of the val samples could be read.")
-    return [i for ids, _ in parts for i in ids], np.concatenate([logits for _, logits in parts]), {}
+    return [i for ids, _ in parts for i in ids], {None: np.concatenate([logits for _, logits in parts])}, {}
 
 
 def _write_predictions(

@@ -42,9 +42,9 @@ def test_a_named_layer_is_averaged_over_space_and_time() -> None:
     with torch.inference_mode():
         x = network.trunk.layer2(network.trunk.layer1(network.trunk.stem(clips_NCTHW)))
         expected = x.mean(dim=(2, 3, 4))
-        torch.testing.assert_close(LayerFeatures(network.trunk, "layer2")(clips_NCTHW), expected)
+        torch.testing.assert_close(LayerFeatures(network.trunk, ["layer2"])(clips_NCTHW), expected)
 
 
 def test_an_unknown_layer_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="layer4"):
-        LayerFeatures(build_network("resnet10_thin", num_classes=2, seed=0).trunk, "layer9")
+        LayerFeatures(build_network("resnet10_thin", num_classes=2, seed=0).trunk, ["layer9"])

@@ -1,0 +1,38 @@
+"""Parts of a manifest, chosen by names alone: the same on every machine, and nested as they grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cfvid.data.manifest import SCHEMA, Manifest
+from cfvid.seeds import derive
+
+
+def drawn_order(names: Iterable[str], *, of: str) -> list[str]:
+    """The names in an order that says nothing about them: alphabetical ones often go by kind."""
+    return sorted(set(names), key=lambda name: (derive(0, of, name), name))
+
+
+def keep_classes(manifest: Manifest, share: tuple[float, float]) -> Manifest:
+    """The samples of a range of the classes, e.g. (0, 0.5); ranges that do not overlap have no class in common.
+
+    Other labels are removed; samples that have none left, and those that had none, are left out.
+    """
+    classes = drawn_order(manifest.classes, of="class-order")
+    first, last = (round(end * len(classes)) for end in share)
+    kept = set(classes[first:last])
+    labels = [[label for label in sample.labels if label in kept] for sample in manifest]
+    column = SCHEMA.get_field_index("labels")
+    table = manifest.table.set_column(column, "labels", pa.array(labels, pa.list_(pa.string())))
+    return Manifest(table.filter(pa.array([bool(names) for names in labels])), trusted_roots=manifest.trusted_roots)
+
+
+def keep_samples(manifest: Manifest, number: int, *, split: str) -> Manifest:
+    """At most this many samples of one split, drawn by their ids; other splits stay whole."""
+    ids = manifest.split(split).ids
+    kept = set(drawn_order(ids, of="sample-order")[:number]) | (set(manifest.ids) - set(ids))
+    mask = pc.is_in(manifest.table["sample_id"], value_set=pa.array(sorted(kept), pa.string()))
+    return Manifest(manifest.table.filter(mask), trusted_roots=manifest.trusted_roots)
