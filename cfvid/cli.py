@@ -3,26 +3,23 @@
 cfvid train --modality video                         the embedded default, end to end
 cfvid train --config my.yaml --output runs/a --cluster.num_clusters 64
 cfvid cluster --output runs/a                        one stage of a run folder, with its own configuration
+cfvid experiment label-noise --size small            whole runs compared over several seeds
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cfvid import __version__
 from cfvid.errors import CfvidError, ConfigError
-
-if TYPE_CHECKING:
-    from cfvid.config import RunConfig
 
 STAGE_HELP = {
     "train": "all stages in order, skipping what is done",
@@ -33,6 +30,7 @@ STAGE_HELP = {
     "transfer": "score N_pre, N_cf and a random network on the targets",
     "report": "report.json, report.html and a table",
 }
+_EXPERIMENT_FLAGS = ("size", "output", "jobs", "dry-run")
 _STAGE_FLAGS = ("modality", "config", "output", "fresh", "print-config", "dry-run", "verbose")
 
 
@@ -68,6 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    _add_experiment_arguments(
+        commands.add_parser(
+            "experiment",
+            help="compare whole runs over several seeds: the paper's tables",
+            description="Runs an experiment, resuming what was begun, and says what its scores mean.",
+            epilog="Any key of the configuration can follow as --section.key VALUE, for all runs: --data.root DIR.",
+            allow_abbrev=False,
+        )
+    )
     assign = commands.add_parser(
         "assign",
         help="assign new samples to a run's clusters",
@@ -79,6 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
     assign.add_argument("--output", type=Path, required=True, metavar="DIR", help="the run folder")
     assign.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file of pseudo-labels")
     return parser
+
+
+def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a shipped experiment, or a YAML file; `list` lists them")
+    parser.add_argument("--size", choices=["smoke", "small", "paper"], default="small", help="default: small")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/experiments/NAME-SIZE")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="groups of runs at a time (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="check every run's configuration, list them and stop")
 
 
 def _add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _stage_command(options, rest)
         if options.command == "assign":
             return _assign(options, rest)
+        if options.command == "experiment":
+            return _experiment(options, rest)
         if rest:
             raise ConfigError(
                 f"cfvid {options.command}: unknown arguments: {' '.join(rest)}",
@@ -149,10 +166,17 @@ def _fail(error: CfvidError) -> int:
 def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.verbose:
         logging.getLogger("cfvid").setLevel(logging.DEBUG)
+    from cfvid.loading import load
     from cfvid.pipeline import STAGES, describe_plan, run_stages
-    from cfvid.stages.context import dump_config
+    from cfvid.stages.context import CONFIG_NAME, dump_config
 
-    config = load(overrides, modality=options.modality, config=options.config, output=options.output)
+    config = load(
+        overrides,
+        modality=options.modality,
+        config=options.config,
+        stored=options.output / CONFIG_NAME if options.output else None,
+        flags=_STAGE_FLAGS,
+    )
     if options.print_config:
         print(dump_config(config), end="", flush=True)
         return 0
@@ -164,72 +188,6 @@ def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
     stages = list(STAGES) if options.command == "train" else [options.command]
     run_stages(config, output, stages=stages, fresh=options.fresh)
     return 0
-
-
-def load(
-    overrides: Sequence[str],
-    *,
-    modality: str | None = None,
-    config: str | None = None,
-    output: Path | None = None,
-) -> RunConfig:
-    """The configuration that a command line names.
-
-    Args:
-        overrides: `--section.key VALUE` tokens.
-        modality: starts from its shipped defaults.
-        config: a YAML file, or the name of a shipped one; without a modality, its own decides the defaults.
-        output: the run folder, whose own configuration is taken when neither is given.
-
-    Raises:
-        ConfigError: with every fault of every layer.
-    """
-    from cfvid.config import load_config
-    from cfvid.modalities import MODALITIES
-    from cfvid.models.zoo import ARCHITECTURES
-    from cfvid.yaml_layers import from_overrides, read_yaml
-
-    last = from_overrides(overrides, flags=_STAGE_FLAGS)
-    layers = []
-    stored = output / "config.yaml" if output else None
-    if config:
-        path = Path(config)
-        layers.append(read_yaml(path if path.suffix or path.is_file() else shipped_config(config)))
-    elif modality is None and stored is not None and stored.is_file():
-        layers.append(read_yaml(stored))  # a run folder knows its own configuration, defaults included
-    elif modality is None:
-        faults = "".join(f"\n    {fault}" for fault in last.faults)
-        raise ConfigError(
-            f"Which modality?{faults}", fix=f"Give --modality {{{','.join(MODALITIES)}}}, or --config FILE."
-        )
-    if modality is not None:
-        last.values["modality"] = modality
-    chosen = modality if modality is not None else layers[0].values.get("modality")
-    if isinstance(chosen, str) and chosen in MODALITIES:
-        layers.insert(0, read_yaml(shipped_config(chosen)))
-    dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
-    return load_config([*layers, last], modalities=MODALITIES, architectures=dims)
-
-
-def shipped_config(name: str) -> Path:
-    """The YAML file of a shipped configuration: in a checkout beside the package, else where pip put it.
-
-    Raises:
-        ConfigError: listing those that exist.
-    """
-    checkout = Path(__file__).parent.parent
-    if (checkout / "pyproject.toml").is_file():
-        files = {path.stem: path for path in (checkout / "configs").glob("*.yaml")}
-    else:
-        shipped = metadata.files("cfvid") or []
-        files = {f.stem: Path(str(f.locate())) for f in shipped if "share/cfvid/configs" in f.as_posix()}
-    if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
-        raise ConfigError(
-            f"There is no shipped configuration {name!r}" + (f"; did you mean {near[0]}?" if near else "."),
-            fix=f"Name a file, or one of {', '.join(sorted(files))}.",
-        )
-    return files[name]
 
 
 def _warn_of_twins() -> None:
@@ -274,16 +232,45 @@ def _manifest(options: argparse.Namespace) -> int:
     return 0
 
 
+def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from cfvid.experiments.cells import expand
+    from cfvid.experiments.experiment import describe, run_experiment
+    from cfvid.experiments.spec import read_experiment
+    from cfvid.loading import shipped_files
+    from cfvid.yaml_layers import from_overrides
+
+    if options.name == "list":
+        for name in sorted(shipped_files("experiments")):
+            print(f"{name:18} {read_experiment(name).question}")
+        return 0
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs is {options.jobs}; at least 1 group of runs can be done at a time.")
+    experiment, layer = read_experiment(options.name), from_overrides(overrides, flags=_EXPERIMENT_FLAGS)
+    output = options.output or Path("runs/experiments") / f"{Path(options.name).stem}-{options.size}"
+    if options.dry_run:
+        groups = expand(experiment, size=options.size, output=output, overrides=layer)
+        print("\n".join(describe(experiment, groups)), flush=True)
+        return 0
+    _warn_of_twins()
+    words = ["cfvid", "experiment", options.name, "--size", options.size, *overrides]
+    command = shlex.join([*words, *(["--jobs", str(options.jobs)] if options.jobs > 1 else [])])
+    run_experiment(experiment, output, size=options.size, jobs=options.jobs, overrides=layer, command=command)
+    return 0
+
+
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.artifacts import own_folder
     from cfvid.config import SourceConfig
     from cfvid.data.readers import EMBEDDED_PREFIX
+    from cfvid.loading import load
     from cfvid.stages import Run
     from cfvid.stages.assign import assign_new
+    from cfvid.stages.context import CONFIG_NAME
 
-    if not (options.output / "config.yaml").is_file():
+    stored = options.output / CONFIG_NAME
+    if not stored.is_file():
         raise ConfigError(f"{options.output} is no run folder: it has no config.yaml.", fix="Name one with --output.")
-    config = load(overrides, output=options.output)
+    config = load(overrides, stored=stored, flags=_STAGE_FLAGS)
     path = options.source if options.source.startswith(EMBEDDED_PREFIX) else str(Path(options.source).absolute())
     with own_folder(options.output):
         num_assigned = assign_new(Run(config, options.output), SourceConfig(path=path), options.out)

@@ -81,6 +81,8 @@ class SourceConfig(Section):
     """Only a range of the classes, in an order drawn from their names: [0, 0.5] and [0.5, 1] are two halves."""
     max_samples: Count | None = None
     """At most this many training samples, drawn by their ids."""
+    per_class: tuple[Count, Count] | None = None
+    """Of an embedded set: files per class in train and in val; by default the set's own numbers."""
 
     @model_validator(mode="after")
     def _splits_differ(self) -> Self:
@@ -88,6 +90,8 @@ class SourceConfig(Section):
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
         if self.class_share is not None and self.class_share[0] >= self.class_share[1]:
             raise ValueError(f"class_share goes from {self.class_share[0]} to {self.class_share[1]}")
+        if self.per_class is not None and self.kind != "embedded" and not self.path.startswith("embedded:"):
+            raise ValueError("per_class is for embedded sets; max_samples limits others")
         return self
 
 
@@ -124,6 +128,8 @@ class DataConfig(Section):
     """D_pre: labelled samples for N_pre. A path, or a list of sources that are put together."""
     clusterfit: Sources | None = None
     """D_cf: the pool that is clustered and retrained on, labels unused. By default the same as `pretrain`."""
+    max_clusterfit: Count | None = None
+    """At most this many training samples of D_cf, drawn by their ids."""
     targets: dict[TargetName, Sources]
     """Transfer targets by name; each needs labels and both splits."""
     skip_budget: Fraction = 0.05

@@ -71,9 +71,16 @@ class FeatureWriter:
         return info if whole else None
 
     def write(
-        self, shard: int, *, ids: list[str], features: np.ndarray, skips: Sequence[Skip], fallbacks: Counter[str]
+        self,
+        shard: int,
+        *,
+        ids: list[str],
+        features: np.ndarray,
+        skips: Sequence[Skip],
+        fallbacks: Counter[str],
+        num_views: int,
     ) -> None:
-        """Write one shard: `features[i]` belongs to `ids[i]`."""
+        """Write one shard: `features[i]` belongs to `ids[i]`, and was made from `num_views` views."""
         if len(ids) != len(features):
             raise AssertionError(f"{len(ids)} ids for {len(features)} features")
         array_path, info_path = self._paths(shard)
@@ -84,6 +91,7 @@ class FeatureWriter:
             "skips": [{"sample_id": s.sample_id, "path": s.path, "reasons": list(s.reasons)} for s in skips],
             "fallbacks": dict(sorted(fallbacks.items())),
             "shape": list(features.shape),
+            "num_views": num_views,
             "sha256": digest_file(array_path),
         }
         write_json(info_path, info)
@@ -120,6 +128,7 @@ class FeatureWriter:
                 "num_skipped": len(skips),
                 "shape": shape,
                 "num_shards": self.num_shards,
+                "views_seen": sum(info["num_views"] * len(info["sample_ids"]) for info in infos),
                 "fallbacks": dict(sorted(fallbacks.items())),
             },
         )

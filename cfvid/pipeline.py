@@ -28,7 +28,12 @@ STAGES: dict[str, Callable[[Run], Path]] = {
 
 
 def run_stages(
-    config: RunConfig, output: Path, *, stages: Sequence[str] = tuple(STAGES), fresh: bool = False
+    config: RunConfig,
+    output: Path,
+    *,
+    stages: Sequence[str] = tuple(STAGES),
+    fresh: bool = False,
+    shared: Path | None = None,
 ) -> dict[str, Path]:
     """Run stages in order in one run folder; each is skipped when its work is done, and resumed when it was cut short.
 
@@ -37,6 +42,7 @@ def run_stages(
         output: the run folder.
         stages: which ones; by default all.
         fresh: discard stages that were made from other inputs, instead of refusing.
+        shared: keep the work there, by what it is made from, for all runs that ask for the same (see `Run`).
 
     Returns:
         Each stage's folder (for networks, the network's).
@@ -51,7 +57,7 @@ def run_stages(
     if isinstance(stages, str) or unknown:
         raise ConfigError(f"{unknown or stages!r}: stages is a list of names out of {', '.join(STAGES)}.")
     with own_folder(output), _log_file(output):
-        run = Run(config, output, fresh=fresh)
+        run = Run(config, output, fresh=fresh, shared=shared)
         check(run, stages)
         return {name: STAGES[name](run) for name in STAGES if name in stages}
 

@@ -16,11 +16,12 @@ from yaml import safe_dump
 
 import cfvid
 from cfvid.artifacts import read_json
-from cfvid.cli import STAGE_HELP, load, main
+from cfvid.cli import STAGE_HELP, main
 from cfvid.config import DataConfig, SourceConfig
 from cfvid.data.readers import read_source
 from cfvid.errors import ConfigError
 from cfvid.features import FeatureStore
+from cfvid.loading import load
 from cfvid.modalities import MODALITIES
 from cfvid.pipeline import STAGES, run_stages
 from cfvid.stages.cluster import read_pseudo_labels
@@ -116,11 +117,11 @@ def test_dry_run_of_a_finished_run_leaves_it_as_it_was(
 
 
 def test_a_run_folder_knows_its_own_configuration(finished: tuple[Path, Path]) -> None:
-    assert load([], output=finished[1]).cluster.num_clusters == 3
-    assert load(["--cluster.num_clusters", "2"], output=finished[1]).cluster.num_clusters == 2
-    assert load([], output=finished[1], modality="video").modality == "video"
+    assert load([], stored=finished[1] / "config.yaml").cluster.num_clusters == 3
+    assert load(["--cluster.num_clusters", "2"], stored=finished[1] / "config.yaml").cluster.num_clusters == 2
+    assert load([], stored=finished[1] / "config.yaml", modality="video").modality == "video"
     with pytest.raises(ConfigError, match="Which modality"):
-        load([], output=finished[1] / "nothing-here")
+        load([], stored=finished[1] / "nothing-here" / "config.yaml")
 
 
 def test_other_settings_are_refused_with_the_difference(
@@ -244,7 +245,7 @@ def test_assign_refuses_features_made_in_another_way(
     shutil.copytree(folder, copy)
     inputs = read_json(copy / "cluster" / "record.json")["inputs"]
     shutil.rmtree(copy / "extract")
-    config = load(["--extract.dtype", "fp32"], output=copy)
+    config = load(["--extract.dtype", "fp32"], stored=copy / "config.yaml")
     run_stages(config, copy, stages=["extract"])
     assert main(["assign", str(data), "--output", str(copy), "--out", str(out)]) == 4
     assert "made from other features" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from support.tiny import configure, tiny_values
 
-from cfvid.cli import load
 from cfvid.config import DataConfig, RunConfig, load_config, resolve, schema
 from cfvid.errors import ConfigError
+from cfvid.loading import load
 from cfvid.modalities import MODALITIES
 from cfvid.stages.context import dump_config
 from cfvid.yaml_layers import parse_yaml
@@ -57,7 +57,7 @@ def test_every_shipped_configuration_loads_and_its_dump_gives_the_same(path: Pat
     dumped = tmp_path / "config.yaml"
     dumped.write_text(dump_config(config), encoding="utf-8")
     assert load([], config=str(dumped)) == config
-    assert load([], output=tmp_path) == config
+    assert load([], stored=tmp_path / "config.yaml") == config
     assert config.model_fields_set >= {"modality", "data", "pretrain", "cluster", "retrain", "transfer"}
 
 

@@ -60,7 +60,9 @@ def read_source(
     kind = _kind_of(source, data)
     trusted = [str(resolve(root, root=data.root)) for root in data.trusted_roots]
     if kind == "embedded":
-        folder = embedded.generate(source.path.removeprefix(EMBEDDED_PREFIX), cache, seed=seed)
+        train, val = source.per_class or (None, None)
+        name = source.path.removeprefix(EMBEDDED_PREFIX)
+        folder = embedded.generate(name, cache, seed=seed, num_train_per_class=train, num_val_per_class=val)
         manifest = read_folder(folder, suffixes=suffixes)
     else:
         path = resolve(source.path, root=data.root)

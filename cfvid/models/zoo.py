@@ -25,6 +25,8 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "resnet10_mini": Architecture(2, lambda: thin_resnet(10, divisor=8)),
+    "resnet10_tiny": Architecture(2, lambda: thin_resnet(10, divisor=4)),
     "resnet10_thin": Architecture(2, lambda: thin_resnet(10)),
     "resnet10_small": Architecture(2, lambda: resnet(10, small_input=True)),
     "resnet18_small": Architecture(2, lambda: resnet(18, small_input=True)),

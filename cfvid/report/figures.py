@@ -24,45 +24,48 @@ from cfvid.report.comparison import NETWORK_NAMES, NETWORKS, PROTOCOL_NAMES, pri
 from cfvid.report.text import shortened, signed, visible
 
 # Colours are drawn as these stand-ins, which matplotlib writes into the SVG as they are, and replaced afterwards.
-_INK, _MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#fefefe"
-_PRE, _CF, _RANDOM, _MARK = "#040404", "#050505", "#060606", "#070707"
+INK, MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#fefefe"
+PRE, CF, RANDOM, MARK = "#040404", "#050505", "#060606", "#070707"
+OTHERS = ("#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")
 _LIGHT = {
-    _INK: "#1d2430",
-    _MUTED: "#5c6675",
+    INK: "#1d2430",
+    MUTED: "#5c6675",
     _GRID: "#e3e7ed",
     _PAGE: "#ffffff",
-    _PRE: "#5b7fb5",
-    _CF: "#d9722e",
-    _RANDOM: "#b4bcc8",
-    _MARK: "#2f8f6b",
+    PRE: "#5b7fb5",
+    CF: "#d9722e",
+    RANDOM: "#b4bcc8",
+    MARK: "#2f8f6b",
+    **dict(zip(OTHERS, ("#8a5fb0", "#2f8f6b", "#b3892a", "#c2527a", "#3d8ea6"), strict=True)),
 }
 _DARK = {
-    _INK: "#e6e9ef",
-    _MUTED: "#98a2b3",
+    INK: "#e6e9ef",
+    MUTED: "#98a2b3",
     _GRID: "#2b323d",
     _PAGE: "#181d25",
-    _PRE: "#7fa3da",
-    _CF: "#f0924f",
-    _RANDOM: "#5d6878",
-    _MARK: "#5fc39b",
+    PRE: "#7fa3da",
+    CF: "#f0924f",
+    RANDOM: "#5d6878",
+    MARK: "#5fc39b",
+    **dict(zip(OTHERS, ("#b48fd8", "#5fc39b", "#d9b45a", "#e583a6", "#6bbdd4"), strict=True)),
 }
-_WIDTH_IN = 4.5
+WIDTH_IN = 4.5
 _MOST_BARS = 120
 _MEASURED_FONT = "DejaVu Sans"
 """Comes with matplotlib, so that texts are measured alike everywhere; the page shows the reader's own font."""
 _SHOWN_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_NETWORK_COLORS = {"n_pre": _PRE, "n_cf": _CF, "random": _RANDOM}
-_HALO = {"facecolor": _PAGE, "edgecolor": "none", "pad": 0.0}
+_NETWORK_COLORS = {"n_pre": PRE, "n_cf": CF, "random": RANDOM}
+HALO = {"facecolor": _PAGE, "edgecolor": "none", "pad": 0.0}
 """Behind texts that lines may cross."""
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": [_MEASURED_FONT],
     "font.size": 10.0,
     "svg.fonttype": "none",
     "svg.hashsalt": "cfvid",  # the same data give the same bytes
     "text.parse_math": False,  # a `$` in a name is a dollar
-    "text.color": _INK,
+    "text.color": INK,
     "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
+    "axes.labelcolor": MUTED,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -75,8 +78,8 @@ _STYLE: Any = {
     "figure.facecolor": "none",
     "grid.color": _GRID,
     "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
@@ -104,8 +107,8 @@ def score_figures(gains: Sequence[Mapping[str, Any]]) -> list[Drawing]:
 
 def _scores_of(target: str, entries: Sequence[Mapping[str, Any]]) -> Drawing:
     networks = [name for name in NETWORKS if any(name in entry["networks"] for entry in entries)]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.0), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / max(1, len(networks))
         for place, name in enumerate(networks):
@@ -117,12 +120,12 @@ def _scores_of(target: str, entries: Sequence[Mapping[str, Any]]) -> Drawing:
         metric = _metric_name(entries[0]["metric"])
         axes.set_title(f"{_label(target)}, {metric}, %")
         axes.set_xticks(range(len(entries)), [_protocol(entry) for entry in entries])
-        axes.tick_params(axis="x", labelsize=10, labelcolor=_INK)
+        axes.tick_params(axis="x", labelsize=10, labelcolor=INK)
         axes.grid(visible=False, axis="x")
         axes.set_ylim(0, min(109.0, 1.22 * max(_tops(entries))))
         handles = [Patch(color=_NETWORK_COLORS[name], label=NETWORK_NAMES[name]) for name in networks]
         axes.legend(handles=handles, ncols=len(networks), loc="upper left", handlelength=0.9, handleheight=0.9)
-        return _drawing(figure, alt=_scores_in_words(target, metric, entries))
+        return drawing(figure, alt=_scores_in_words(target, metric, entries))
 
 
 def _tops(entries: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -134,7 +137,7 @@ def _bar(axes: Axes, x: float, width: float, figures: Mapping[str, Any], network
     mean, std = figures["mean"], figures["std"]
     axes.bar(x, mean, width * 0.9, color=_NETWORK_COLORS[network])
     if std is not None:
-        axes.errorbar(x, mean, yerr=std, color=_INK, elinewidth=1.1, capsize=2.5)
+        axes.errorbar(x, mean, yerr=std, color=INK, elinewidth=1.1, capsize=2.5)
     axes.annotate(
         f"{mean:.1f}",
         (x, mean + (std or 0.0)),
@@ -143,14 +146,14 @@ def _bar(axes: Axes, x: float, width: float, figures: Mapping[str, Any], network
         ha="center",
         fontsize=9.5,
         fontweight="bold" if network == "n_cf" else "normal",
-        bbox=_HALO,
+        bbox=HALO,
     )
 
 
 def _chance_lines(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
     for x, entry in enumerate(entries):
         if entry["chance"] is not None:
-            axes.plot([x - 0.44, x + 0.44], [entry["chance"]] * 2, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            axes.plot([x - 0.44, x + 0.44], [entry["chance"]] * 2, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
             if x == len(entries) - 1:
                 axes.annotate(
                     "chance",
@@ -159,7 +162,7 @@ def _chance_lines(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
                     textcoords="offset points",
                     va="center",
                     fontsize=9,
-                    color=_MUTED,
+                    color=MUTED,
                 )
 
 
@@ -176,13 +179,13 @@ def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
     entries = [entry for entry in primary(gains) if entry["gain"] is not None]
     if not entries:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 1.25 + 0.55 * len(entries)), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 1.25 + 0.55 * len(entries)), layout="constrained")
         axes = figure.add_subplot()
         for place, entry in enumerate(entries):
             low, high = entry.get("interval_95") or (entry["gain"], entry["gain"])
-            axes.plot([low, high], [place, place], color=_MUTED, linewidth=2, solid_capstyle="round")
-            axes.plot([entry["gain"]], [place], color=_CF, marker="o", markersize=8)
+            axes.plot([low, high], [place, place], color=MUTED, linewidth=2, solid_capstyle="round")
+            axes.plot([entry["gain"]], [place], color=CF, marker="o", markersize=8)
             text = f"{_label(entry['target'])}, {_protocol(entry)}: {signed(entry['gain'])}"
             label = axes.annotate(
                 text,
@@ -190,10 +193,10 @@ def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
                 xycoords=axes.get_yaxis_transform(),  # from the left edge, whatever the gains are
                 xytext=(0, 8),
                 textcoords="offset points",
-                bbox=_HALO,
+                bbox=HALO,
             )
             label.set_in_layout(False)  # a long name must not squeeze the axes
-        axes.axvline(0, color=_INK, linewidth=1.2)
+        axes.axvline(0, color=INK, linewidth=1.2)
         axes.set_ylim(len(entries) - 0.55, -0.85)
         axes.set_yticks([])
         axes.margins(x=0.12)
@@ -201,7 +204,7 @@ def gain_figure(gains: Sequence[Mapping[str, Any]]) -> Drawing | None:
         axes.set_title("Gain of N_cf over N_pre, points")
         axes.set_xlabel("dot: the gain; line: its 95% interval")
         parts = [f"{_label(entry['target'])}, {_protocol(entry)} {signed(entry['gain'])}" for entry in entries]
-        return _drawing(figure, alt=f"Gains of N_cf over N_pre in points: {'; '.join(parts)}.")
+        return drawing(figure, alt=f"Gains of N_cf over N_pre in points: {'; '.join(parts)}.")
 
 
 def _metric_name(metric: str) -> str:
@@ -214,8 +217,8 @@ def curve_figure(
     """Loss and training accuracy by epoch, one above the other; the held-out accuracy as a line where it is known."""
     epochs = [point["epoch"] for point in curve]
     color = _NETWORK_COLORS[network]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.5), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.5), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         for axes, key, label in ((upper, "loss", "loss"), (lower, "accuracy", "accuracy, %")):
             scale = 100 if key == "accuracy" else 1
@@ -227,31 +230,31 @@ def curve_figure(
         lower.set_xlabel("epoch")
         lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if held_out is not None:
-            lower.axhline(100 * held_out, color=_MARK, linewidth=1.4, linestyle=(0, (4, 2)))
+            lower.axhline(100 * held_out, color=MARK, linewidth=1.4, linestyle=(0, (4, 2)))
             lower.annotate(
                 f"held-out {100 * held_out:.1f}",
                 (epochs[0], 100 * held_out),
                 xytext=(0, 3),
                 textcoords="offset points",
                 fontsize=9.5,
-                color=_MARK,
+                color=MARK,
             )
         last = curve[-1]
         ends = ", ".join(f"{key} {last[key]:.3f}" for key in ("loss", "accuracy") if last[key] is not None)
-        return _drawing(figure, alt=f"{title}: loss and training accuracy over {len(curve)} epochs, at the end {ends}.")
+        return drawing(figure, alt=f"{title}: loss and training accuracy over {len(curve)} epochs, at the end {ends}.")
 
 
 def size_figure(sizes: Sequence[int], *, tiny_below: int) -> Drawing:
     """The cluster sizes: a bar for each, the largest first, or a histogram where there are too many."""
     equal = sum(sizes) / len(sizes)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 2.8), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.8), layout="constrained")
         axes = figure.add_subplot()
         if len(sizes) <= _MOST_BARS:
             ordered = sorted(sizes, reverse=True)
-            colors = [_RANDOM if size < tiny_below else _CF for size in ordered]
+            colors = [RANDOM if size < tiny_below else CF for size in ordered]
             axes.bar(range(1, len(ordered) + 1), ordered, width=0.82, color=colors)
-            axes.axhline(equal, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            axes.axhline(equal, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
             axes.annotate(
                 f"{equal:.1f} if all were equal",
                 (len(ordered) + 0.5, equal),
@@ -259,21 +262,21 @@ def size_figure(sizes: Sequence[int], *, tiny_below: int) -> Drawing:
                 textcoords="offset points",
                 ha="right",
                 fontsize=9.5,
-                color=_MUTED,
+                color=MUTED,
             )
             axes.set_xlabel(f"clusters by size (grey: fewer than {tiny_below} samples)")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axes.set_ylabel("samples")
             axes.grid(visible=False, axis="x")
         else:
-            axes.hist(sizes, bins=min(60, max(sizes) - min(sizes) + 1), color=_CF)
-            axes.axvline(equal, color=_INK, linewidth=1.2, linestyle=(0, (2, 2)))
+            axes.hist(sizes, bins=min(60, max(sizes) - min(sizes) + 1), color=CF)
+            axes.axvline(equal, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
             axes.set_xlabel("samples in a cluster (dashed: the mean)")
             axes.set_ylabel("clusters")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_title("Cluster sizes")
         alt = f"Sizes of {len(sizes)} clusters, {max(sizes)} down to {min(sizes)} samples; the mean is {equal:.1f}."
-        return _drawing(figure, alt=alt)
+        return drawing(figure, alt=alt)
 
 
 def _protocol(entry: Mapping[str, Any]) -> str:
@@ -284,7 +287,8 @@ def _label(text: str) -> str:
     return visible(shortened(text, 40))
 
 
-def _drawing(figure: Figure, *, alt: str) -> Drawing:
+def drawing(figure: Figure, *, alt: str) -> Drawing:
+    """A figure drawn in `STYLE` as SVG, in both colour schemes."""
     FigureCanvasSVG(figure)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -38,6 +38,7 @@ from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
 from cfvid.data.readers import read_sources
 from cfvid.data.skips import SkipLedger
+from cfvid.data.subsets import keep_samples
 from cfvid.errors import DataError
 from cfvid.modalities import build_modality
 from cfvid.training.device import build_accelerator
@@ -147,12 +148,16 @@ class Run:
         if name not in self._manifests:
             data = self.config.data
             sources = {"pretrain": data.pretrain, "clusterfit": data.clusterfit or data.pretrain}
-            self._manifests[name] = read_sources(
+            manifest = read_sources(
                 sources.get(name) or data.targets[name],
                 data=data,
                 suffixes=self.modality.suffixes,
                 cache=cache_folder(self.config.runtime.cache),
             )
+            if name == "clusterfit" and data.max_clusterfit is not None:
+                manifest = keep_samples(manifest, data.max_clusterfit, split="train")
+                logger.info("clusterfit: limited to %d samples", len(manifest.split("train")))
+            self._manifests[name] = manifest
         return self._manifests[name]
 
     def labelled(self, name: str, split: str) -> Manifest:

@@ -156,6 +156,7 @@ def _extract_shard(
     loader.ledger.fallbacks = Counter()
     done: list[str] = []
     parts: list[np.ndarray] = []
+    num_views = 0
     for batch_ids, features_NVD in forward_views(
         module,
         loader,
@@ -169,10 +170,12 @@ def _extract_shard(
             features = (features_NVD.mean(axis=1) if average_views else features_NVD).astype(dtype)
         _check_finite(features, features_NVD, batch_ids)
         done += batch_ids
+        num_views = features_NVD.shape[1]
         parts.append(features)
     skips = [skip for skip in loader.ledger.skips if skip.sample_id not in skipped_before]
     features = np.concatenate(parts) if parts else np.empty((0, 0), dtype=dtype)
-    writer.write(shard, ids=done, features=features, skips=skips, fallbacks=loader.ledger.fallbacks)
+    fallbacks = loader.ledger.fallbacks
+    writer.write(shard, ids=done, features=features, skips=skips, fallbacks=fallbacks, num_views=num_views)
 
 
 def _check_finite(stored: np.ndarray, computed: np.ndarray, ids: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cfvid.models.weights import NETWORK_FILES, NetworkConfig, save_network
 from cfvid.models.zoo import Network
 from cfvid.stages.context import Run
 from cfvid.training.checkpoint import remove_states
+from cfvid.training.compute import training_compute
 from cfvid.training.loop import TrainingData, train
 from cfvid.training.objective import Objective
 
@@ -30,7 +32,7 @@ def fit(
     folder: Path,
     stage: str,
     seed: int,
-) -> None:
+) -> dict[str, Any]:
     """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
 
     Args:
@@ -42,6 +44,9 @@ def fit(
         folder: takes states, metrics and the ledger.
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
+
+    Returns:
+        For the record: `samples_seen` (samples times epochs) and `train_flops`.
     """
     with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME) as loader:
         data = TrainingData(
@@ -53,7 +58,9 @@ def fit(
             stage=stage,
             batch_size=min(training.batch_size, len(samples)),
         )
+        compute = training_compute(network, objective, run.modality, data.ids, epochs=training.epochs)
         train(network, data, config=training, folder=folder, accelerator=run.accelerator, runtime=run.config.runtime)
+    return asdict(compute)
 
 
 def complete(

@@ -2,7 +2,7 @@
 
 RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   features/{train,val}/                feature stores, views kept apart
-  PROTOCOL-seedS/                      PROTOCOL is linear or finetune
+  PROTOCOL-seedS/                      PROTOCOL is linear or finetune; names of further layers end in @LAYER
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
     predictions.parquet                sample_id, label, predicted, probability
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
@@ -190,7 +190,7 @@ def _score(run: Run, evaluation: Evaluation) -> None:
         for name, value in score(logits, labels, view_noun=run.modality.view_noun).items()
     }
     write_json(folder / "scores.json", scores)
-    _write_predictions(folder / "predictions.parquet", ids, labels, logits_NVC, target.classes)
+    _write_predictions(folder / "predictions.parquet", ids, labels, logits_by_layer, target.classes)
     facts |= {"network": evaluation.candidate.name, "target": target.name, "protocol": evaluation.protocol}
     facts |= {"num_scored": len(ids), "num_absent": len(target.val) - len(ids), "num_views": logits_NVC.shape[1]}
     files = ["predictions.parquet", "scores.json"]
@@ -272,17 +272,28 @@ def _finetune(run: Run, evaluation: Evaluation) -> Scored:
 
 
 def _write_predictions(
-    path: Path, ids: list[str], labels: np.ndarray, logits_NVC: np.ndarray, classes: list[str]
+    path: Path, ids: list[str], labels: np.ndarray, logits_by_layer: dict[str | None, np.ndarray], classes: list[str]
 ) -> None:
-    probabilities = sample_probabilities(logits_NVC)
-    said = probabilities.argmax(axis=1)
-    table = pa.table(
-        {
-            "sample_id": ids,
-            "label": [classes[i] for i in labels],
-            "predicted": [classes[i] for i in said],
-            "probability": probabilities[np.arange(len(said)), said],
-        }
-    )
+    columns: dict[str, Any] = {"sample_id": ids, "label": [classes[i] for i in labels]}
+    for layer, logits_NVC in logits_by_layer.items():
+        probabilities, end = sample_probabilities(logits_NVC), f"@{layer}" if layer else ""
+        said = probabilities.argmax(axis=1)
+        columns[f"predicted{end}"] = [classes[i] for i in said]
+        columns[f"probability{end}"] = probabilities[np.arange(len(said)), said]
     with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
+        pyarrow.parquet.write_table(pa.table(columns), temporary)
+
+
+def read_hits(folder: Path) -> dict[str, dict[str, bool]]:
+    """Whether each scored sample of an evaluation was named rightly, by `top1` (or `top1@LAYER`) and sample id."""
+    Record.read(folder, kind=KIND).verify(folder, only=("predictions.parquet",))
+    table = pyarrow.parquet.read_table(folder / "predictions.parquet")
+    ids, labels = table["sample_id"].to_pylist(), table["label"].to_pylist()
+    return {
+        name.replace("predicted", "top1"): {
+            sample_id: label == said
+            for sample_id, label, said in zip(ids, labels, table[name].to_pylist(), strict=True)
+        }
+        for name in table.column_names
+        if name.startswith("predicted")
+    }

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import torch
 
-from cfvid.cli import shipped_config
-from cfvid.config import load_config
 from cfvid.data.loader import Look, SampleLoader
-from cfvid.modalities import MODALITIES
-from cfvid.models.zoo import ARCHITECTURES
+from cfvid.loading import resolve_layers
 from cfvid.stages.context import Run
 from cfvid.training.device import memory_format
-from cfvid.yaml_layers import Layer, from_overrides, read_yaml
+from cfvid.yaml_layers import from_overrides
 from tools.bench.timing import rate_of
 
 
@@ -43,9 +40,7 @@ def open_run(setting: Setting, *, media: Path, folder: Path, workers: int) -> Ru
         f"runtime.num_workers={workers}",
         *setting.overrides,
     ]
-    layers: list[Layer] = [read_yaml(shipped_config(setting.modality)), from_overrides([f"--{v}" for v in values])]
-    dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
-    return Run(load_config(layers, modalities=MODALITIES, architectures=dims), folder)
+    return Run(resolve_layers(setting.modality, [from_overrides([f"--{v}" for v in values])]), folder)
 
 
 def decode_rate(loader: SampleLoader, ids: list[str], *, batch_size: int, look: Look) -> float:

@@ -1,0 +1,164 @@
+"""An experiment at a size -> its runs: one for each point of the axis, seed and arm.
+
+OUT/
+  stages/STAGE/DIGEST/            the work, kept by what it is made from: equal work of several runs is done once
+  runs/POINT/seedS/ARM/           a run folder (see cfvid.stages.context) that links to its work
+  results.json, report.md, figures/
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfvid.config import RunConfig
+from cfvid.errors import ConfigError
+from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of
+from cfvid.loading import resolve_layers, shipped
+from cfvid.yaml_layers import Layer, merge, read_yaml
+
+_STAGES = {
+    "n_pre": ["pretrain", "transfer"],
+    "n_cf": ["pretrain", "extract", "cluster", "retrain", "transfer"],
+    "random": ["transfer"],
+}
+NETWORK_FOLDERS = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment."""
+
+    point: str
+    seed: int
+    arm: str
+    network: str
+    """Which of its networks is scored."""
+    config: RunConfig
+    stages: list[str]
+    folder: Path
+    shared: Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one point and seed, in an order in which each finds what it starts from."""
+
+    point: str
+    seed: int
+    cells: list[Cell]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.point + ', ' if self.point else ''}seed {self.seed}"
+
+
+def expand(
+    experiment: ExperimentConfig, *, size: SizeName, output: Path, overrides: Layer | None = None
+) -> list[Group]:
+    """All runs of an experiment.
+
+    Args:
+        experiment: what is compared.
+        size: how large.
+        output: its folder.
+        overrides: of every run's configuration, stronger than all else.
+
+    Raises:
+        ConfigError: when the size does not exist, or a run's configuration has faults.
+    """
+    chosen = experiment.sizes.get(size)
+    if chosen is None:
+        raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
+    groups = []
+    for point, settings in experiment.points(chosen).items():
+        if chosen.points is not None and point not in chosen.points:
+            continue
+        for seed in chosen.seeds:
+            common = [
+                layer_of(experiment.set, name="experiment"),
+                layer_of(chosen.set, name=f"size {size}"),
+                layer_of(settings, name=f"point {point}"),
+            ]
+            maker = _Maker(experiment, common, point, seed, output, overrides)
+            wanted = [name for name in experiment.arms if chosen.arms is None or name in chosen.arms]
+            groups.append(Group(point, seed, list(maker.cells(wanted))))
+    return groups
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the cells of one point and seed."""
+
+    experiment: ExperimentConfig
+    common: Sequence[Layer]
+    point: str
+    seed: int
+    output: Path
+    overrides: Layer | None
+
+    def cells(self, wanted: Sequence[str]) -> Iterator[Cell]:
+        """The wanted arms, after the arms that they need."""
+        arms, done = self.experiment.arms, set()
+        teachers = {teacher for name in wanted for teacher in arms[name].teachers}
+
+        def visit(name: str, path: tuple[str, ...]) -> Iterator[Cell]:
+            if name in path:
+                raise ConfigError(f"The arms {' -> '.join([*path, name])} need one another.")
+            if name in done:
+                return
+            done.add(name)
+            arm = arms[name]
+            for other in [*([arm.starts_from] if arm.starts_from else []), *arm.teachers]:
+                yield from visit(other, (*path, name))
+            yield self._cell(name, arm, is_teacher=name in teachers)
+
+        for name in wanted:
+            yield from visit(name, ())
+
+    def _cell(self, name: str, arm: ArmConfig, *, is_teacher: bool) -> Cell:
+        config = resolve_layers(self.experiment.modality, self._layers(name, arm))
+        stages = list(_STAGES[arm.network])
+        if is_teacher and "extract" not in stages:
+            stages.insert(stages.index("transfer"), "extract")
+        return Cell(
+            self.point, self.seed, name, arm.network, config, stages, self._folder(name), self.output / "stages"
+        )
+
+    def _layers(self, name: str, arm: ArmConfig) -> list[Layer]:
+        own: Settings = dict(arm.set)
+        if arm.starts_from:
+            other = self.experiment.arms[arm.starts_from]
+            if other.network not in NETWORK_FOLDERS:
+                raise ConfigError(f"The arm {name} cannot start from {arm.starts_from}, which trains no network.")
+            own["pretrain.weights"] = str(self._folder(arm.starts_from) / NETWORK_FOLDERS[other.network])
+        if arm.teachers:
+            own["cluster.more_features"] = [str(self._folder(teacher) / "extract") for teacher in arm.teachers]
+        layers = [*self.common, layer_of(own, name=f"arm {name}")]
+        fixed = {"seed": self.seed, "transfer.seeds": [self.seed], "transfer.networks": [arm.network]}
+        layers += [layer_of(fixed, name="experiment"), *([self.overrides] if self.overrides else [])]
+        if arm.scale:
+            defaults = read_yaml(shipped(self.experiment.modality))
+            layers.append(layer_of(_scaled(merge([defaults, *layers]), arm.scale, name), name=f"arm {name}"))
+        return layers
+
+    def _folder(self, arm: str) -> Path:
+        point = re.sub(r"[^\w.+-]", "-", self.point) or "all"
+        return self.output.absolute() / "runs" / point / f"seed{self.seed}" / arm
+
+
+def _scaled(values: dict[str, Any], scale: dict[str, float], arm: str) -> Settings:
+    """The scaled numbers; whole ones stay whole."""
+    result = {}
+    for key, factor in scale.items():
+        node: Any = values
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, int | float) or isinstance(node, bool):
+            raise ConfigError(f"The arm {arm} scales {key}, which is {node!r} and no number.")
+        result[key] = round(node * factor) if isinstance(node, int) else node * factor
+    return result

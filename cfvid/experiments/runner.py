@@ -1,0 +1,180 @@
+"""Runs an experiment's runs: in this process, or several groups at a time in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+from tqdm import tqdm
+
+from cfvid.config import RunConfig
+from cfvid.errors import CfvidError, Interrupted
+from cfvid.experiments.cells import Cell, Group
+from cfvid.pipeline import run_stages
+from cfvid.stages import Run
+from cfvid.stages.estimate import estimate
+from cfvid.training import interrupts
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_PATIENCE_S = 60.0
+"""How long a group may take to save its state after a signal."""
+_HAS_CENTROIDS = ("kmeans", "per_label", "prototypes")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A group that ended badly."""
+
+    group: Group
+    text: str
+
+
+def run_groups(groups: Sequence[Group], *, jobs: int) -> list[Failure]:
+    """Run all groups; one that fails does not end the others.
+
+    Args:
+        groups: of runs; each is done in order.
+        jobs: how many groups at a time. More than one: each in its own process, with its share of the cores.
+
+    Returns:
+        The groups that failed.
+
+    Raises:
+        Interrupted: after a signal, when all processes have ended; states were saved.
+    """
+    bar = tqdm(total=sum(len(group.cells) for group in groups), desc="runs", unit="run", disable=None)
+    with bar:
+        return _in_turn(groups, bar) if jobs == 1 else _side_by_side(groups, jobs, bar)
+
+
+def _in_turn(groups: Sequence[Group], bar: tqdm) -> list[Failure]:
+    failures = []
+    for group in groups:
+        try:
+            run_group(group, done=lambda _cell: bar.update())
+        except Interrupted:
+            raise
+        except CfvidError as error:
+            failures.append(_failed(group, str(error)))
+    return failures
+
+
+def run_group(group: Group, *, done: Callable[[Cell], object]) -> None:
+    """Do the runs of one group, telling `done` of each.
+
+    Raises:
+        CfvidError: what a run meets.
+    """
+    for cell in group.cells:
+        logger.info("%s, %s", group.name, cell.arm)
+        before = [stage for stage in cell.stages if stage in ("pretrain", "extract", "cluster")]
+        run_stages(cell.config, cell.folder, stages=before, shared=cell.shared)
+        if "cluster" in cell.stages and cell.config.cluster.method in _HAS_CENTROIDS:
+            # Now, not after the retraining: what it says should not have cost that.
+            estimate(Run(cell.config, cell.folder, shared=cell.shared))
+        after = [stage for stage in cell.stages if stage not in before]
+        run_stages(cell.config, cell.folder, stages=after, shared=cell.shared)
+        done(cell)
+
+
+def _failed(group: Group, text: str) -> Failure:
+    logger.error("%s failed:\n%s", group.name, text)
+    return Failure(group, text)
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+@dataclass
+class _Worker:
+    group: Group
+    process: BaseProcess
+    messages: Connection
+
+
+def _side_by_side(groups: Sequence[Group], jobs: int, bar: tqdm) -> list[Failure]:
+    waiting, working, failures = list(groups), list[_Worker](), list[Failure]()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    logger.info("%d groups at a time, %d thread(s) each", jobs, threads)
+    with interrupts.graceful():
+        try:
+            while waiting or working:
+                while waiting and len(working) < jobs:
+                    working.append(_start(waiting.pop(0), threads))
+                for worker in [w for w in working if _heard(w, bar, failures)]:
+                    working.remove(worker)
+                interrupts.stop_if_requested()
+                wait([w.messages for w in working], timeout=_POLL_S)
+        finally:
+            _end(working)
+    return failures
+
+
+def _start(group: Group, threads: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    # Not a daemon: it has decoding processes of its own.
+    process = context.Process(target=_work, args=(group, threads, theirs))
+    process.start()
+    theirs.close()
+    return _Worker(group, process, ours)
+
+
+def _work(group: Group, threads: int, messages: Connection) -> None:
+    """In the child: the group's runs, then how it ended."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    torch.set_num_threads(threads)
+    group = Group(group.point, group.seed, [_with_workers(cell, threads) for cell in group.cells])
+    try:
+        run_group(group, done=lambda cell: messages.send(("done", cell.arm)))
+        messages.send(("end", None))
+    except CfvidError as error:
+        messages.send(("end", str(error)))
+
+
+def _with_workers(cell: Cell, number: int) -> Cell:
+    """The cell with as many decoding processes as it has threads, unless a number was asked for."""
+    if cell.config.runtime.num_workers is not None:
+        return cell
+    runtime = cell.config.runtime.model_copy(update={"num_workers": number})
+    config: RunConfig = cell.config.model_copy(update={"runtime": runtime})
+    return Cell(cell.point, cell.seed, cell.arm, cell.network, config, cell.stages, cell.folder, cell.shared)
+
+
+def _heard(worker: _Worker, bar: tqdm, failures: list[Failure]) -> bool:
+    """Take what a worker says; gives whether it has ended."""
+    try:
+        while worker.messages.poll():
+            kind, text = worker.messages.recv()
+            if kind == "done":
+                bar.update()
+                logger.info("%s, %s: done", worker.group.name, text)
+            else:
+                if text is not None:
+                    failures.append(_failed(worker.group, text))
+                worker.process.join()
+                return True
+    except EOFError:
+        worker.process.join()
+        failures.append(_failed(worker.group, f"its process ended with code {worker.process.exitcode}"))
+        return True
+    return False
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """End what still works: first with a signal, on which it saves its state."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_PATIENCE_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()

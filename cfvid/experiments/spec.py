@@ -1,0 +1,165 @@
+"""What an experiment is: arms that are compared, the axis along which something varies, sizes, the paper's numbers.
+
+One YAML file below configs/experiments/ describes one experiment; see any of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cfvid.config import Integer, Positive, Section
+from cfvid.config_faults import faults_from
+from cfvid.errors import ConfigError
+from cfvid.loading import shipped
+from cfvid.yaml_layers import Layer, read_yaml
+
+SizeName = Literal["smoke", "small", "paper"]
+Settings = dict[str, Any]
+"""Dotted keys of a run's configuration, or nested sections, with their values."""
+
+
+class ArmConfig(Section):
+    """One way to get a network to score."""
+
+    network: Literal["n_pre", "n_cf", "random"] = "n_cf"
+    """Which network of the arm's run is scored."""
+    set: Settings = {}
+    """What its run is configured differently."""
+    scale: dict[str, Positive] = {}
+    """Numbers of its run's configuration that are multiplied, by dotted key, e.g. twice the epochs."""
+    starts_from: str | None = None
+    """The arm whose scored network is this one's N_pre: another round of ClusterFit."""
+    teachers: list[str] = []
+    """Arms whose N_pre's features are clustered together with this one's."""
+
+
+class AxisConfig(Section):
+    """What varies along the experiment."""
+
+    name: str
+    """As written in tables and under figures."""
+    key: str | None = None
+    """The dotted key that varies, with `values`."""
+    values: list[Any] = []
+    points: dict[str, Settings] = {}
+    """Or settings by the name of each point."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.points) == bool(self.key and self.values):
+            raise ValueError("an axis has either a key with values, or points")
+        return self
+
+    def settings(self) -> dict[str, Settings]:
+        """The settings of each point, by its name."""
+        return self.points or {str(value): {str(self.key): value} for value in self.values}
+
+
+class SizeConfig(Section):
+    """How large an experiment is run."""
+
+    seeds: Annotated[list[Integer], Field(min_length=1)]
+    """Each repeats everything: pretraining, clustering, retraining and transfer."""
+    axis: AxisConfig | None = None
+    """Instead of the experiment's, where its settings depend on the data."""
+    points: list[str] | None = None
+    """Only these points of the axis."""
+    arms: list[str] | None = None
+    """Only these arms."""
+    set: Settings = {}
+    """Configuration of all its runs."""
+
+
+class PaperTable(Section):
+    """Numbers of the paper to be printed beside ours, with where they come from."""
+
+    what: str
+    columns: list[str]
+    rows: dict[str, list[float | None]]
+    mark: Literal["F", "F~"]
+    """F: found in a public source; F~: read off a figure, +-0.3. Numbers that are only recalled are never printed."""
+    source: str
+
+
+class ExperimentConfig(Section):
+    """A whole experiment."""
+
+    title: str
+    question: str
+    modality: str
+    axis: AxisConfig | None = None
+    arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
+    baseline: str = "n_pre"
+    """The arm that gains are measured against."""
+    contenders: Annotated[list[str], Field(min_length=1)] = ["clusterfit"]
+    """The arms that a verdict is given on."""
+    equal_compute: list[list[str]] = []
+    """Groups of arms whose training compute is meant to be equal; told when it differs by more than 5 %."""
+    set: Settings = {}
+    """Configuration of all runs."""
+    sizes: dict[SizeName, SizeConfig]
+    paper: list[PaperTable] = []
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        named = [("baseline", self.baseline), *(("contenders", name) for name in self.contenders)]
+        named += [("equal_compute", name) for group in self.equal_compute for name in group]
+        for name, arm in self.arms.items():
+            named += [(f"arms.{name}.starts_from", arm.starts_from)] if arm.starts_from else []
+            named += [(f"arms.{name}.teachers", teacher) for teacher in arm.teachers]
+        for name, size in self.sizes.items():
+            named += [(f"sizes.{name}.arms", arm_name) for arm_name in size.arms or []]
+            absent = [point for point in size.points or [] if point not in self.points(size)]
+            if absent:
+                raise ValueError(f"sizes.{name}.points: the axis has no point {absent[0]!r}")
+        for key, arm_name in named:
+            if arm_name not in self.arms:
+                raise ValueError(f"{key}: there is no arm {arm_name!r}; there are {', '.join(self.arms)}")
+        return self
+
+    def axis_of(self, size: SizeConfig) -> AxisConfig | None:
+        """What varies at this size."""
+        return size.axis or self.axis
+
+    def points(self, size: SizeConfig) -> dict[str, Settings]:
+        """The settings of each point of the axis; one point without a name where there is no axis."""
+        axis = self.axis_of(size)
+        return axis.settings() if axis else {"": {}}
+
+
+def read_experiment(name: str) -> ExperimentConfig:
+    """A shipped experiment by its name, or one in a user's file.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    path = Path(name)
+    layer = read_yaml(path if path.suffix or path.is_file() else shipped(name, kind="experiments"))
+    faults = list(layer.faults)
+    if not faults:
+        try:
+            return ExperimentConfig.model_validate(layer.values)
+        except ValidationError as error:
+            faults = faults_from(error, model=ExperimentConfig, layers=[layer], values=layer.values)
+    raise ConfigError(
+        f"The experiment has {len(faults)} fault{'s' * (len(faults) != 1)}:\n"
+        + "\n".join(f"    {fault}" for fault in faults)
+    )
+
+
+def layer_of(settings: Settings, *, name: str) -> Layer:
+    """Settings as a configuration layer; dotted keys become sections."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        node = values
+        *parents, last = key.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        if isinstance(value, dict) and isinstance(node.get(last), dict):
+            node[last] = {**node[last], **value}
+        else:
+            node[last] = dict(value) if isinstance(value, dict) else value
+    return Layer(name=name, values=values)

@@ -1,0 +1,198 @@
+"""Results -> plain words: use N_cf, keep N_pre, or not enough evidence, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from cfvid.report.text import signed
+
+_FEWEST_RUNS = 4
+"""A rank correlation over fewer runs says nothing."""
+_SHARED_CLASSES = 0.5
+"""A target is warned about when this share of its classes are pre-training labels."""
+
+
+def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each contender: `answer` (use, keep, depends or open), `words`, and `reasons`, one sentence each."""
+    return [_verdict(results, arm) for arm in results["contenders"] if arm in results["arms"]]
+
+
+def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    baseline = results["baseline"]
+    compared = [gain for gain in results["gains"] if (gain["arm"], gain["against"]) == (arm, baseline)]
+    compared = [gain for gain in compared if gain["metric"] == "top1"]
+    better = [gain for gain in compared if gain["is_clear"] and gain["mean"] > 0]
+    worse = [gain for gain in compared if gain["is_clear"] and gain["mean"] < 0]
+    answer = _answer(len(compared), len(better), len(worse))
+    words = {
+        "use": f"Use {_name(arm)}.",
+        "keep": f"Keep {_name(baseline)}.",
+        "depends": f"It depends: {_name(arm)} is clearly better in some places and clearly worse in others.",
+        "open": f"Not enough evidence between {_name(arm)} and {_name(baseline)}.",
+    }[answer]
+    reasons = [_count(_name(arm), _name(baseline), compared, better, worse)]
+    reasons += [_places(results, better, "better"), _places(results, worse, "worse")]
+    trends = [trend for trend in results["trends"] if (trend["metric"], trend["arm"]) == ("top1", arm)]
+    reasons += [_trend(results, trend) for trend in trends]
+    reasons += _others(results, arm)
+    return {"contender": arm, "answer": answer, "words": words, "reasons": [reason for reason in reasons if reason]}
+
+
+def _name(arm: str) -> str:
+    return {"clusterfit": "N_cf", "n_pre": "N_pre"}.get(arm, arm)
+
+
+def _answer(num: int, better: int, worse: int) -> str:
+    if better and worse:
+        return "depends"
+    if num and 2 * better >= num:
+        return "use"
+    if num and 2 * worse >= num:
+        return "keep"
+    return "open"
+
+
+def _count(
+    arm: str, baseline: str, compared: Sequence[Mapping[str, Any]], better: Sequence[Any], worse: Sequence[Any]
+) -> str:
+    if not compared:
+        return "Nothing has been compared yet."
+    return (
+        f"Of {len(compared)} comparisons with {baseline}, {arm} is clearly better in {len(better)} and clearly worse "
+        f"in {len(worse)} (the 95% interval of the difference leaves zero out); in "
+        f"{len(compared) - len(better) - len(worse)} nothing can be told."
+    )
+
+
+def _places(results: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], word: str) -> str:
+    if not gains:
+        return ""
+    parts = [
+        f"{place_name(results, gain)} {signed(gain['mean'])} ({signed(gain['low'])} to {signed(gain['high'])})"
+        for gain in gains
+    ]
+    return f"Clearly {word}: {'; '.join(parts)}."
+
+
+def place_name(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Target, protocol and point of an entry, for people."""
+    protocol = {"linear": "linear probe", "finetune": "fine-tuning"}.get(entry["protocol"], entry["protocol"])
+    point = f", {results['axis']} = {entry['point']}" if entry.get("point") else ""
+    return f"{entry['target']}, {protocol}{point}"
+
+
+def _trend(results: Mapping[str, Any], trend: Mapping[str, Any]) -> str:
+    said = "clearly" if trend["is_clear"] else "not clearly"
+    verb = "larger" if trend["mean"] > 0 else "smaller"
+    return (
+        f"{place_name(results, trend)}: from {results['axis']} = {trend['first']} to {trend['last']} the gain goes "
+        f"from {signed(trend['gain_first'])} to {signed(trend['gain_last'])}, {said} {verb} "
+        f"(change {signed(trend['low'])} to {signed(trend['high'])})."
+    )
+
+
+def _others(results: Mapping[str, Any], contender: str) -> list[str]:
+    """The contender against the arms that are neither the baseline, nor random, nor contenders themselves."""
+    sentences = []
+    for arm in results["arms"]:
+        pairs = [
+            gain
+            for gain in results["gains"]
+            if (gain["arm"], gain["against"], gain["metric"]) == (contender, arm, "top1")
+        ]
+        if pairs and arm not in (results["baseline"], "random", *results["contenders"]):
+            ahead = sum(gain["is_clear"] and gain["mean"] > 0 for gain in pairs)
+            behind = sum(gain["is_clear"] and gain["mean"] < 0 for gain in pairs)
+            mean = signed(float(np.mean([gain["mean"] for gain in pairs])))
+            sentences.append(
+                f"Against {arm}: clearly ahead in {ahead} and clearly behind in {behind} of {len(pairs)}, "
+                f"{mean} points on average."
+            )
+    return sentences
+
+
+def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What to be careful about.
+
+    Args:
+        results: of `cfvid.experiments.results.collect`.
+        classes: of `pretrain` and of each target.
+    """
+    found = []
+    num_seeds = len(results["seeds"])
+    if num_seeds == 1:
+        found.append("One seed: intervals speak of the validation samples alone, not of another training.")
+    elif num_seeds < 5:
+        found.append(f"{num_seeds} seeds: intervals over so few are somewhat too narrow.")
+    pretraining = set(classes.get("pretrain", ()))
+    for name, target_classes in classes.items():
+        shared = len(pretraining.intersection(target_classes))
+        if name != "pretrain" and shared >= _SHARED_CLASSES * len(target_classes) > 0:
+            found.append(
+                f"{shared} of the {len(target_classes)} classes of {name} are pre-training labels: there N_pre has "
+                "been taught the answer, and ClusterFit can be expected to lose."
+            )
+    found += [
+        f"The compute of {' and '.join(item['arms'])} differs by a factor of {item['ratio']:.2f}"
+        + (f" at {results['axis']} = {item['point']}." if item["point"] else ".")
+        for item in results["compute"]["unequal"]
+    ]
+    if results["missing"]:
+        found.append(f"{len(results['missing'])} evaluations are missing, first: {results['missing'][0]}.")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- early estimates
+
+PREDICTORS = {
+    "effective_share": "effective clusters, as a share of K",
+    "stability_ari": "stability over k-means seeds (ARI)",
+    "nmi_training_labels": "NMI with the training labels",
+    "probe_smoothed": "linear probe of the smoothed features, top-1",
+    "probe_kept": "... as a share of the unsmoothed probe's",
+}
+
+
+def predictions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How well each early figure went along with the final gain, over all runs made so far.
+
+    Returns:
+        For each target, protocol and figure: Spearman's rank correlation over the runs, its p-value and the number of
+        runs; None where there are too few or all are equal.
+    """
+    entries = []
+    for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"]):
+        rows = list(_rows(results, target, protocol))
+        for name in PREDICTORS:
+            pairs = [(early[name], gain) for early, gain in rows if early.get(name) is not None]
+            entry: dict[str, Any] = {"target": target, "protocol": protocol, "figure": name, "num_runs": len(pairs)}
+            entries.append(entry | _correlation(pairs))
+    return entries
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    x, y = ([pair[i] for pair in pairs] for i in (0, 1))
+    if len(pairs) < _FEWEST_RUNS or len(set(x)) < 2 or len(set(y)) < 2:
+        return {"spearman": None, "p": None}
+    found = spearmanr(x, y)
+    return {"spearman": float(found.statistic), "p": float(found.pvalue)}
+
+
+def _rows(results: Mapping[str, Any], target: str, protocol: str) -> Any:
+    """Of every clustered run that has a score and a baseline: its early figures, and its gain."""
+    values = {
+        (s["point"], s["seed"], s["arm"]): s["value"]
+        for s in results["scores"]
+        if (s["target"], s["protocol"], s["metric"]) == (target, protocol, "top1")
+    }
+    for clusters in results["clusters"]:
+        early, key = clusters["early"], (clusters["point"], clusters["seed"])
+        before, after = values.get((*key, results["baseline"])), values.get((*key, clusters["arm"]))
+        if early is not None and before is not None and after is not None:
+            probe = early["probes"].get(target, {"raw": None, "smoothed": None})
+            kept = probe["smoothed"] / probe["raw"] if probe["raw"] else None
+            yield {**early, "probe_smoothed": probe["smoothed"], "probe_kept": kept}, after - before

@@ -1,0 +1,95 @@
+"""From what a user names (a modality, a file, a shipped name, overrides) to a validated configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from cfvid.config import RunConfig, load_config
+from cfvid.errors import ConfigError
+from cfvid.modalities import MODALITIES
+from cfvid.models.zoo import ARCHITECTURES
+from cfvid.yaml_layers import Layer, from_overrides, read_yaml
+
+
+def load(
+    overrides: Sequence[str],
+    *,
+    modality: str | None = None,
+    config: str | None = None,
+    stored: Path | None = None,
+    flags: Sequence[str] = (),
+) -> RunConfig:
+    """The configuration that a command line names.
+
+    Args:
+        overrides: `--section.key VALUE` tokens.
+        modality: starts from its shipped defaults.
+        config: a YAML file, or the name of a shipped one; without a modality, its own decides the defaults.
+        stored: a run folder's own configuration, taken when neither is given.
+        flags: of the command line, without dashes, to tell misspelt ones from keys.
+
+    Raises:
+        ConfigError: with every fault of every layer.
+    """
+    last = from_overrides(overrides, flags=flags)
+    layers = []
+    if config:
+        path = Path(config)
+        layers.append(read_yaml(path if path.suffix or path.is_file() else shipped(config)))
+    elif modality is None and stored is not None and stored.is_file():
+        layers.append(read_yaml(stored))  # a run folder knows its own configuration, defaults included
+    elif modality is None:
+        faults = "".join(f"\n    {fault}" for fault in last.faults)
+        raise ConfigError(
+            f"Which modality?{faults}", fix=f"Give --modality {{{','.join(MODALITIES)}}}, or --config FILE."
+        )
+    if modality is not None:
+        last.values["modality"] = modality
+    chosen = modality if modality is not None else layers[0].values.get("modality")
+    return resolve_layers(chosen, [*layers, last])
+
+
+def resolve_layers(modality: object, layers: Sequence[Layer]) -> RunConfig:
+    """Layers on top of a modality's shipped defaults as a validated configuration.
+
+    Raises:
+        ConfigError: with every fault of every layer.
+    """
+    known = isinstance(modality, str) and modality in MODALITIES
+    defaults = [read_yaml(shipped(str(modality)))] if known else []
+    dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
+    return load_config([*defaults, *layers], modalities=MODALITIES, architectures=dims)
+
+
+def shipped(name: str, *, kind: str = "") -> Path:
+    """A shipped YAML file by its name.
+
+    Args:
+        name: without suffix.
+        kind: the folder below configs/; by default configs/ itself, with whole runs.
+
+    Raises:
+        ConfigError: listing those that exist.
+    """
+    files = shipped_files(kind)
+    if name not in files:
+        near = difflib.get_close_matches(name, files, n=1)
+        noun = kind.rstrip("s") or "configuration"
+        raise ConfigError(
+            f"There is no shipped {noun} {name!r}" + (f"; did you mean {near[0]}?" if near else "."),
+            fix=f"Name a file, or one of {', '.join(sorted(files))}.",
+        )
+    return files[name]
+
+
+def shipped_files(kind: str = "") -> dict[str, Path]:
+    """All shipped YAML files of a kind by name: in a checkout beside the package, else where pip put them."""
+    checkout = Path(__file__).parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        return {path.stem: path for path in sorted((checkout / "configs" / kind).glob("*.yaml"))}
+    folder = f"share/cfvid/configs/{kind}".rstrip("/")
+    files = metadata.files("cfvid") or []
+    return {f.stem: Path(str(f.locate())) for f in files if f.parent.as_posix().endswith(folder)}

@@ -1,0 +1,119 @@
+"""Experiments as YAML, and the runs that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cfvid.errors import ConfigError
+from cfvid.experiments.cells import expand
+from cfvid.experiments.spec import ExperimentConfig, layer_of, read_experiment
+from cfvid.loading import shipped_files
+
+SHIPPED = sorted(shipped_files("experiments"))
+SIZES = ("smoke", "small", "paper")
+
+
+def experiment(**changes: Any) -> ExperimentConfig:
+    values: dict[str, Any] = {
+        "title": "A test",
+        "question": "Does it?",
+        "modality": "image",
+        "axis": {"name": "p", "key": "pretrain.label_noise", "values": [0.0, 0.5]},
+        "arms": {
+            "n_pre": {"network": "n_pre"},
+            "n_pre_2x": {"network": "n_pre", "scale": {"pretrain.training.epochs": 2}},
+            "clusterfit": {},
+            "again": {"starts_from": "clusterfit"},
+            "random": {"network": "random"},
+        },
+        "sizes": {"smoke": {"seeds": [3, 4], "set": {"cluster.num_clusters": 7}}},
+    }
+    return ExperimentConfig.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_experiment_has_three_sizes_whose_runs_are_valid(name: str, tmp_path: Path) -> None:
+    shipped = read_experiment(name)
+    assert set(shipped.sizes) == set(SIZES)
+    for size in SIZES:
+        groups = expand(shipped, size=size, output=tmp_path)  # validates the configuration of every run
+        folders = [cell.folder for group in groups for cell in group.cells]
+        assert len(set(folders)) == len(folders) > 0
+        if size == "small":
+            assert len({group.seed for group in groups}) >= 3
+
+
+def test_points_seeds_and_arms_become_runs(tmp_path: Path) -> None:
+    groups = expand(experiment(), size="smoke", output=tmp_path)
+    assert [(group.point, group.seed) for group in groups] == [("0.0", 3), ("0.0", 4), ("0.5", 3), ("0.5", 4)]
+    cells = {cell.arm: cell for cell in groups[3].cells}
+    assert {cell.config.pretrain.label_noise for cell in cells.values()} == {0.5}
+    assert {cell.config.seed for cell in cells.values()} == {4}
+    assert {tuple(cell.config.transfer.seeds) for cell in cells.values()} == {(4,)}
+    assert cells["clusterfit"].config.cluster.num_clusters == 7
+    assert cells["n_pre_2x"].config.pretrain.training.epochs == 2 * cells["n_pre"].config.pretrain.training.epochs
+    assert cells["random"].stages == ["transfer"]
+    assert cells["n_pre"].config.transfer.networks == ["n_pre"]
+
+
+def test_an_arm_that_starts_from_another_comes_after_it_and_takes_its_network(tmp_path: Path) -> None:
+    arms = {"again": {"starts_from": "clusterfit"}, "clusterfit": {}, "n_pre": {"network": "n_pre"}}
+    [first, *_] = expand(experiment(arms=arms), size="smoke", output=tmp_path)
+    assert [cell.arm for cell in first.cells] == ["clusterfit", "again", "n_pre"]
+    source = first.cells[0].folder / "retrain" / "network"
+    assert first.cells[1].config.pretrain.weights == str(source)
+
+
+def test_teachers_are_extracted_and_named(tmp_path: Path) -> None:
+    arms = {"n_pre": {"network": "n_pre"}, "clusterfit": {"teachers": ["other"]}, "other": {"network": "n_pre"}}
+    [first, *_] = expand(experiment(arms=arms), size="smoke", output=tmp_path)
+    cells = {cell.arm: cell for cell in first.cells}
+    assert cells["other"].stages == ["pretrain", "extract", "transfer"]
+    assert cells["n_pre"].stages == ["pretrain", "transfer"]
+    assert cells["clusterfit"].config.cluster.more_features == [str(cells["other"].folder / "extract")]
+
+
+def test_overrides_are_stronger_than_all_else(tmp_path: Path) -> None:
+    layer = layer_of({"cluster.num_clusters": 9, "pretrain.training.epochs": 5}, name="command line")
+    cells = {c.arm: c for c in expand(experiment(), size="smoke", output=tmp_path, overrides=layer)[0].cells}
+    assert cells["clusterfit"].config.cluster.num_clusters == 9
+    assert cells["n_pre_2x"].config.pretrain.training.epochs == 10  # twice what was asked for
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"baseline": "nothing"}, "there is no arm 'nothing'"),
+        ({"contenders": ["clusterfits"]}, "there is no arm"),
+        ({"axis": {"name": "p", "key": "a.b"}}, "either a key with values, or points"),
+        ({"sizes": {"smoke": {"seeds": [0], "points": ["0.9"]}}}, "no point '0.9'"),
+        ({"sizes": {"huge": {"seeds": [0]}}}, "smoke"),
+        ({"paper": [{"what": "", "columns": [], "rows": {}, "mark": "R", "source": ""}]}, "F"),
+    ],
+)
+def test_faults_of_an_experiment_are_told(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(shipped_files("experiments")["label-noise"].read_text()) | changes
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=said):
+        read_experiment(str(path))
+
+
+def test_arms_in_a_circle_and_numbers_that_are_none(tmp_path: Path) -> None:
+    circle = {"n_pre": {"network": "n_pre"}, "clusterfit": {"starts_from": "b"}, "b": {"starts_from": "clusterfit"}}
+    with pytest.raises(ConfigError, match="need one another"):
+        expand(experiment(arms=circle), size="smoke", output=tmp_path)
+    scaled = {"n_pre": {"network": "n_pre"}, "clusterfit": {"scale": {"cluster.nothing": 2}}}
+    with pytest.raises(ConfigError, match=r"cluster\.nothing"):
+        expand(experiment(arms=scaled), size="smoke", output=tmp_path)
+
+
+def test_an_unknown_name_and_size_list_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean label-noise"):
+        read_experiment("lable-noise")
+    with pytest.raises(ConfigError, match="no size 'paper'"):
+        expand(experiment(), size="paper", output=tmp_path)

@@ -1,0 +1,89 @@
+"""What results are said to mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cfvid.experiments.verdict import cautions, predictions, verdicts
+
+
+def gain(mean: float, *, half: float = 1.0, point: str = "0", arm: str = "clusterfit", against: str = "n_pre") -> dict:
+    entry = {"target": "t", "protocol": "linear", "metric": "top1", "point": point, "arm": arm, "against": against}
+    return entry | {"mean": mean, "low": mean - half, "high": mean + half, "is_clear": abs(mean) > half}
+
+
+def results(gains: list[dict], **more: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"axis": "p", "baseline": "n_pre", "contenders": ["clusterfit"], "gains": gains}
+    values |= {"arms": ["n_pre", "n_pre_2x", "clusterfit", "random"], "trends": [], "seeds": [0, 1, 2], "missing": []}
+    return values | {"compute": {"unequal": []}} | more
+
+
+@pytest.mark.parametrize(
+    ("means", "answer", "words"),
+    [
+        ([3.0, 2.0], "use", "Use N_cf."),
+        ([3.0, 0.5], "use", "Use N_cf."),
+        ([-3.0, -0.5], "keep", "Keep N_pre."),
+        ([3.0, -3.0], "depends", "It depends"),
+        ([0.5, 0.2], "open", "Not enough evidence"),
+        ([3.0, 0.5, 0.1, 0.2], "open", "Not enough evidence"),
+        ([], "open", "Not enough evidence"),
+    ],
+)
+def test_the_answer_follows_the_clear_gains(means: list[float], answer: str, words: str) -> None:
+    [found] = verdicts(results([gain(mean, point=str(i)) for i, mean in enumerate(means)]))
+    assert found["answer"] == answer
+    assert found["words"].startswith(words)
+    assert found["reasons"]
+
+
+def test_arms_of_equal_cost_are_told_beside_the_baseline() -> None:
+    [found] = verdicts(results([gain(3.0), gain(-2.0, against="n_pre_2x")]))
+    assert any("Against n_pre_2x: clearly ahead in 0 and clearly behind in 1 of 1" in text for text in found["reasons"])
+
+
+def test_one_verdict_for_each_contender() -> None:
+    gains = [gain(3.0, arm="a", against="base"), gain(-3.0, arm="b", against="base")]
+    found = verdicts(results(gains, arms=["base", "a", "b"], baseline="base", contenders=["a", "b"]))
+    assert [(v["contender"], v["words"]) for v in found] == [("a", "Use a."), ("b", "Keep base.")]
+
+
+def test_a_growing_gain_is_told() -> None:
+    trend = {"target": "t", "protocol": "linear", "metric": "top1", "arm": "clusterfit", "first": "0", "last": "0.75"}
+    trend |= {"gain_first": 1.0, "gain_last": 9.0, "mean": 8.0, "low": 5.0, "high": 11.0, "is_clear": True}
+    [found] = verdicts(results([gain(3.0)], trends=[trend]))
+    assert any(
+        "from p = 0 to 0.75 the gain goes from +1.0 to +9.0, clearly larger" in text for text in found["reasons"]
+    )
+
+
+def test_targets_whose_classes_were_pretrained_on_are_warned_about() -> None:
+    classes = {"pretrain": ["a", "b", "c"], "same": ["a", "b"], "other": ["c", "x", "y"]}
+    told = [text for text in cautions(results([]), classes=classes) if "pre-training labels" in text]
+    assert len(told) == 1
+    assert told[0].startswith("2 of the 2 classes of same")
+
+
+def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:
+    unequal = [{"point": "0.5", "arms": ["n_pre_2x", "clusterfit"], "ratio": 1.3}]
+    told = cautions(results([], seeds=[0], compute={"unequal": unequal}, missing=["x"]), classes={})
+    assert len(told) == 3
+    assert any("factor of 1.30" in text for text in told)
+
+
+def test_early_figures_are_ranked_against_the_final_gains() -> None:
+    scores, clusters = [], []
+    for seed in range(6):
+        where = {"point": "0", "seed": seed, "target": "t", "protocol": "linear", "metric": "top1"}
+        scores += [{**where, "arm": "n_pre", "value": 20.0}, {**where, "arm": "clusterfit", "value": 20.0 + seed}]
+        early = {"effective_share": 0.1 * seed, "stability_ari": -0.1 * seed, "nmi_training_labels": None}
+        early["probes"] = {"t": {"raw": 20.0, "smoothed": 10.0}}
+        clusters.append({"point": "0", "seed": seed, "arm": "clusterfit", "early": early})
+    found = {e["figure"]: e for e in predictions(results([], scores=scores, clusters=clusters))}
+    assert found["effective_share"]["spearman"] == pytest.approx(1)
+    assert found["stability_ari"]["spearman"] == pytest.approx(-1)
+    assert found["effective_share"]["num_runs"] == 6
+    assert found["probe_smoothed"]["spearman"] is None  # all equal
+    assert found["nmi_training_labels"]["num_runs"] == 0
