@@ -27,6 +27,7 @@ ORDER = (
     "training",
     "clustering",
     "evaluation",
+    "tasks",
     "stages",
     "report",
     "preflight",
