@@ -67,7 +67,7 @@ class PermutationNetwork(nn.Module):
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
         """Normalised float input (N * P, C, ...) -> logits, (N, num_classes)."""
-        logits: torch.Tensor = self.head(self.trunk(pieces).view(-1, self.num_features))
+        logits: torch.Tensor = self.head(self.trunk(pieces).reshape(-1, self.num_features))
         return logits
 
 

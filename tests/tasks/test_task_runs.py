@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.tiny import SIDE, configure, tiny_config, write_pictures
+from support.media import write_video
+from support.tiny import SIDE, configure, tiny_config, tiny_values, write_pictures
 
 from cfvid.artifacts import Record
 from cfvid.errors import ConfigError, DataError, Interrupted
@@ -71,12 +72,17 @@ def test_weak_tags_are_recorded(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_noise_does_not_reach_the_targets(pictures: Path, tmp_path: Path) -> None:
-    config = tiny_config(pictures, pretrain__label_noise=1.0, transfer__networks=["n_pre"], **ONE_EPOCH)
-    config = configure({**config.plain(), "transfer": {**config.plain()["transfer"], "protocols": ["linear"]}})
+    config = tiny_config(
+        pictures,
+        pretrain__label_noise=1.0,
+        transfer__networks=["n_pre"],
+        transfer__protocols=["linear"],
+        **ONE_EPOCH,
+    )
     run_stages(config, tmp_path / "run", stages=["pretrain", "transfer"])
     [path] = (tmp_path / "run" / "transfer").rglob("predictions.parquet")
     for row in pq.read_table(path).to_pylist():
-        assert row["sample_id"].split("/")[1] in str(row)
+        assert row["label"] == row["sample_id"].split("/")[1]
 
 
 # ---------------------------------------------------------------------------------------------- without labels
@@ -93,7 +99,7 @@ def test_tasks_without_labels_train_on_unlabelled_samples(
         pretrain__num_permutations=6,
         **ONE_EPOCH,
     )
-    run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster"])
+    run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster", "report"])
     facts = facts_of(tmp_path / "run")
     assert facts["chance"] == pytest.approx(chance)
     assert (facts["task"], facts["num_held_out"], facts["num_left_out"]) == (task, 12, 0)
@@ -102,6 +108,8 @@ def test_tasks_without_labels_train_on_unlabelled_samples(
     assert len(saved.classes) == classes
     assert network.num_classes == max(1, classes)
     assert not (tmp_path / "run" / "pretrain" / "labels.parquet").exists()
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert not facts["held_out_accuracy"] or f"the task {task}, without labels" in page
 
 
 def test_without_held_out_samples_there_is_no_accuracy(pictures: Path, tmp_path: Path) -> None:
@@ -150,3 +158,78 @@ def test_a_stopped_pretraining_resumes_to_the_same_bytes(
 
 
 # ---------------------------------------------------------------------------------------------- learning
+
+
+def write_landscapes(root: Path) -> Path:
+    """Pictures that have an upside: a sky that is brighter than the ground, of random colours and height."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("val", 32)):
+        folder = root / split / "landscape"
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 60, (SIDE, SIDE, 3)) + rng.integers(0, 90, 3)
+            pixels[: rng.integers(SIDE // 4, 3 * SIDE // 4)] += rng.integers(40, 100)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root
+
+
+def write_falls(root: Path) -> Path:
+    """Videos that have an order: something falls through the picture, here and there, faster and slower."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("val", 32)):
+        folder = root / split / "fall"
+        folder.mkdir(parents=True)
+        for number in range(count):
+            frames = rng.integers(0, 60, (18, 32, 32, 3)).astype(np.uint8)
+            left, heights = rng.integers(26), np.linspace(rng.uniform(0, 5), rng.uniform(20, 26), 18).astype(int)
+            for frame, top in zip(frames, heights, strict=True):
+                frame[top : top + 6, left : left + 6] = rng.integers(170, 255)
+            write_video(folder / f"{number:03d}.mp4", list(frames))
+    return root
+
+
+def task_values(modality: str, data: str, *, options: dict[str, object], pretrain: dict[str, object], epochs: int):  # type: ignore[no-untyped-def]
+    values = tiny_values(Path(data), modality=modality, input=options, data__pretrain=data)
+    training = {"epochs": epochs, "batch_size": 16, "lr": 0.05, "warmup_epochs": 1}
+    return {**values, "pretrain": {**pretrain, "training": training}, "extract": {"batch_size": 32}}
+
+
+def learnt(values: dict[str, object], run: Path) -> float:
+    run_stages(configure(values), run, stages=["pretrain"])
+    return float(facts_of(run)["held_out_accuracy"])  # type: ignore[arg-type]
+
+
+def test_rotation_is_learnt_where_pictures_have_an_upside(tmp_path: Path) -> None:
+    values = task_values(
+        "image",
+        str(write_landscapes(tmp_path / "data")),
+        options={"crop_size": SIDE, "resize": SIDE},
+        pretrain={"arch": "resnet10_thin", "task": "rotation"},
+        epochs=6,
+    )
+    assert learnt(values, tmp_path / "run") > 0.8  # chance is 0.25
+
+
+def test_jigsaw_is_learnt_on_the_embedded_shapes(tmp_path: Path) -> None:
+    values = task_values(
+        "image",
+        "embedded:shapes",
+        options={"crop_size": 36, "resize": 36, "min_scale": 1.0, "max_aspect": 1.0, "flip": False},
+        pretrain={"arch": "resnet10_thin", "task": "jigsaw", "num_permutations": 24},
+        epochs=3,
+    )
+    assert learnt(values, tmp_path / "run") > 0.25  # chance is 0.042
+
+
+def test_clip_order_is_learnt_where_videos_have_an_order(tmp_path: Path) -> None:
+    values = task_values(
+        "video",
+        str(write_falls(tmp_path / "data")),
+        options={"num_frames": 4, "frame_rate_hz": 15.0, "crop_size": 16, "resize": 16},
+        pretrain={"arch": "r2plus1d_10_thin", "task": "clip_order"},
+        epochs=5,
+    )
+    assert learnt(values, tmp_path / "run") > 0.5  # chance is 0.17
+    # N_pre itself sees clips of the usual length.
+    _, saved = load_network(tmp_path / "run" / "pretrain" / "network")
+    assert saved.input["num_frames"] == 4
