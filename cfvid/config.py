@@ -125,7 +125,8 @@ class DataConfig(Section):
     root: str | None = None
     """Folder at which relative paths of sources start; by default the working directory."""
     pretrain: Sources
-    """D_pre: labelled samples for N_pre. A path, or a list of sources that are put together."""
+    """D_pre: samples for N_pre, labelled unless `pretrain.task` needs no labels. A path, or a list of sources that are
+    put together."""
     clusterfit: Sources | None = None
     """D_cf: the pool that is clustered and retrained on, labels unused. By default the same as `pretrain`."""
     max_clusterfit: Count | None = None
@@ -191,15 +192,42 @@ class TrainingConfig(Section):
 
 
 class PretrainConfig(Section):
-    """N_pre: trained here on labels, or brought along."""
+    """N_pre: trained here on labels or on a task without labels, or brought along."""
 
     arch: str
     """Network by name; `cfvid doctor` lists them."""
     weights: str | None = None
     """Use these instead of training: a cfvid checkpoint folder, or a foreign state dict (.safetensors, .pth)."""
+    task: Literal["labels", "rotation", "jigsaw", "clip_order"] = "labels"
+    """What is learnt: the labels; or, without labels, by how much a sample was turned, the order of a picture's tiles
+    (2D networks), the order of a video's pieces (3D networks)."""
     label_noise: Fraction = 0.0
-    """Share p of training labels replaced by another label, drawn uniformly; the flips are recorded."""
+    """With `task: labels`: share p of training labels that are replaced, or missing among `tags`; recorded."""
+    noise: Literal["uniform", "pair_flip", "tags"] = "uniform"
+    """With `task: labels`: a label is replaced by any other, or by the next class; or samples have weak `tags`, a true
+    one that is missing with probability `label_noise`, and others that are drawn from a long tail."""
+    extra_tags: Natural = 2
+    """With `noise: tags`: draws of other tags for each sample."""
+    num_labels: Annotated[Integer, Field(ge=2)] | None = None
+    """With `task: labels`: keep only so many of the classes, drawn by the seed; samples of the others are left out."""
+    num_permutations: Annotated[Integer, Field(ge=2, le=10_000)] = 2000
+    """With `task: jigsaw`: orders of the tiles to tell apart."""
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.task != "labels" and self.weights is None:
+            of_labels = {
+                "label_noise": self.label_noise > 0,
+                "noise": self.noise != "uniform",
+                "num_labels": self.num_labels is not None,
+            }
+            idle = [name for name, is_set in of_labels.items() if is_set]
+            if idle:
+                raise ValueError(f"{', '.join(idle)}: no effect with task: {self.task}, which uses no labels")
+        if self.noise == "tags" and self.extra_tags < 1:
+            raise ValueError("noise: tags needs extra_tags of at least 1, or samples may be left without a tag")
+        return self
 
 
 class ExtractConfig(Section):

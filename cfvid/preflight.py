@@ -16,7 +16,7 @@ from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
 from cfvid.stages.extract import claims as of_extract
 from cfvid.stages.pretrain import claims as of_pretrain
-from cfvid.stages.pretrain import labelled_samples
+from cfvid.stages.pretrain import make_task
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
 from cfvid.stages.transfer import read_target
@@ -33,8 +33,9 @@ _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = 
 def check(run: Run, stages: Collection[str]) -> None:
     """Look at everything that these stages need and that is there already, without writing anything.
 
-    Looked at: the device, sources and labels, weights to bring, the layer and dimensions of the features against
-    the settings of the clustering, targets, and whether finished or begun stages were made from other inputs.
+    Looked at: the device, sources and labels, the task against the modality, weights to bring, the layer and
+    dimensions of the features against the settings of the clustering, targets, and whether finished or begun stages
+    were made from other inputs.
 
     Raises:
         CfvidError: the one fault that there is, or a `ConfigError` that lists them all.
@@ -93,7 +94,7 @@ class Faults:
 
 def _check_pretrain(run: Run) -> None:
     if run.config.pretrain.weights is None:
-        labelled_samples(run)
+        make_task(run)
     else:
         list(of_pretrain(run))  # digests the weights, which must be there
 

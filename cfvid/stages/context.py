@@ -19,6 +19,7 @@ Every stage's folder also holds inputs.json, record.json (see cfvid.artifacts) a
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 import os
@@ -188,6 +189,13 @@ class Run:
             open_pool(self.modality.load, attempts=decoders, runtime=self.config.runtime) as pool,
         ):
             yield SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoders[0])
+
+    def looking(self, input_changes: Mapping[str, Any]) -> Run:
+        """The same run, whose modality has some other input options; the configuration stays as it is."""
+        options = self.config.input.model_copy(update=dict(input_changes))
+        other = copy.copy(self)
+        other.modality = build_modality(self.config.model_copy(update={"input": options}))
+        return other
 
     def input_for(self, *looks: Look) -> dict[str, Any]:
         """The input options that matter for these looks: keys named for another look are left out."""

@@ -1,8 +1,8 @@
-"""pretrain: N_pre, from labels (optionally with synthetic noise) or from weights that the user brings.
+"""pretrain: N_pre, from a task (labels, or what needs none) or from weights that the user brings.
 
 RUN/pretrain/
   network/             N_pre
-  labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained here)
+  labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained on labels)
   import.json          which keys of a foreign file were used     (when brought)
   metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl
 """
@@ -15,20 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet
+from torch import nn
 
-from cfvid.artifacts import atomic_file, digest_file, write_json
-from cfvid.data.manifest import Manifest
+from cfvid.artifacts import digest_file, write_json
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import ConfigError, DataError, WeightsError
-from cfvid.evaluation.inference import forward_views
 from cfvid.models.weights import load_foreign, load_network
-from cfvid.models.zoo import Network, build_network
-from cfvid.seeds import derive, stream
+from cfvid.models.zoo import build_network
 from cfvid.stages.context import Run
 from cfvid.stages.fit import complete, fit
-from cfvid.training.targets import Targets
+from cfvid.tasks import TASKS
+from cfvid.tasks.base import Task
+from cfvid.tasks.labels import read_noisy_labels as read_noisy_labels
+from cfvid.tasks.measure import Device
 
 logger = logging.getLogger(__name__)
 
@@ -82,117 +81,70 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     config = run.config
-    samples = labelled_samples(run)
-    noisy = _noisy_labels(samples, config.pretrain.label_noise, config.seed)
-    _write_labels(folder / "labels.parquet", samples, noisy)
-    targets = Targets(samples.classes, noisy)
-    logger.info("pretrain: %d samples, %d classes", len(samples), len(targets.classes))
-    network = build_network(
-        config.pretrain.arch, num_classes=len(targets.classes), seed=derive(config.seed, "pretrain", "weights")
-    )
+    task = make_task(run)
+    logger.info("pretrain: %s of %d samples", config.pretrain.task, len(task.samples))
+    files = task.write(folder)
+    trained, network = task.build()
+    looking = run.looking(task.input_changes)
     fit(
-        run,
-        network,
-        samples=samples,
-        objective=targets,
+        looking,
+        trained,
+        samples=task.samples,
+        objective=task.objective,
         training=config.pretrain.training,
         folder=folder,
         stage=KIND,
         seed=config.seed,
     )
-    complete(
-        run,
-        network,
-        folder=folder,
-        stage=KIND,
-        inputs=inputs,
-        classes=targets.classes,
-        files=["labels.parquet", LEDGER_NAME],
-        facts=_held_out_accuracy(run, network, targets, folder / "held_out_skips.jsonl"),
-    )
+    facts = {
+        "task": config.pretrain.task,
+        **_held_out_accuracy(looking, task, trained, folder / "held_out_skips.jsonl"),
+        "chance": task.chance,
+        "num_samples": len(task.samples),
+        "num_left_out": len(run.manifest("pretrain").split("train")) - len(task.samples),
+    }
+    names = [*files, LEDGER_NAME]
+    complete(run, network, folder=folder, stage=KIND, inputs=inputs, classes=task.classes, files=names, facts=facts)
 
 
-def labelled_samples(run: Run) -> Manifest:
-    """What N_pre is trained on.
+def make_task(run: Run) -> Task:
+    """What N_pre is trained on here.
 
     Raises:
-        DataError: when there are no labels, or only one.
+        ConfigError: when the task is not for this modality.
+        DataError: when there are too few samples, or labels.
     """
-    samples = run.labelled("pretrain", "train")
-    if len(samples.classes) < 2:
-        raise DataError(
-            f"pretrain: the samples have only one label, {samples.classes[0]!r}.",
-            fix="N_pre needs at least two classes; or bring weights with pretrain.weights.",
+    name, dims = run.config.pretrain.task, run.modality.network_dims
+    if dims not in TASKS[name].dims:
+        fitting = [name for name, task in TASKS.items() if dims in task.dims]
+        raise ConfigError(
+            f"pretrain.task is {name}, which is not for the {dims}D networks of the modality {run.modality.name}.",
+            fix=f"Set it to one of {', '.join(fitting)}.",
         )
-    return samples
+    manifest = run.manifest("pretrain")
+    samples = run.labelled("pretrain", "train") if TASKS[name].needs_labels else manifest.split("train")
+    if len(samples) < 2:
+        raise DataError(
+            f"pretrain: {len(samples)} sample(s) in the split 'train'; at least 2 are needed.",
+            fix="Check data.pretrain and its train_split.",
+        )
+    return TASKS[name](run.config, samples=samples, held_out=manifest.split("val"))
 
 
-def _noisy_labels(samples: Manifest, share: float, seed: int) -> dict[str, tuple[str, ...]]:
-    """Labels of which a share p was replaced by another class, drawn uniformly from all others.
-
-    Each sample draws from its own stream, so that the flips of two values of p are nested.
-    """
-    classes = samples.classes
-    noisy = {}
-    for sample_id, labels in samples.labels_by_id.items():
-        rng = stream(seed, "label-noise", sample_id)
-        flipped = []
-        for label in labels:
-            draw, other = rng.random(), int(rng.integers(len(classes) - 1))
-            others = [name for name in (classes[other], classes[-1]) if name != label]
-            flipped.append(others[0] if draw < share else label)
-        noisy[sample_id] = tuple(dict.fromkeys(flipped))
-    return noisy
-
-
-def _write_labels(path: Path, samples: Manifest, noisy: dict[str, tuple[str, ...]]) -> None:
-    clean = samples.labels_by_id
-    table = pa.table(
-        {
-            "sample_id": samples.ids,
-            "labels": [list(clean[i]) for i in samples.ids],
-            "noisy_labels": [list(noisy[i]) for i in samples.ids],
-            "flipped": [clean[i] != noisy[i] for i in samples.ids],
-        }
-    )
-    with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
-
-
-def read_noisy_labels(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The labels that N_pre was trained on, by sample id; none when its weights were brought along."""
-    path = folder / "labels.parquet"
-    if not path.is_file():
-        return {}
-    table = pyarrow.parquet.read_table(path, columns=["sample_id", "noisy_labels"])
-    pairs = zip(table["sample_id"].to_pylist(), table["noisy_labels"].to_pylist(), strict=True)
-    return {sample_id: tuple(labels) for sample_id, labels in pairs}
-
-
-def _held_out_accuracy(run: Run, network: Network, targets: Targets, ledger_path: Path) -> dict[str, Any]:
-    """Top-1 (any of a sample's labels counts) on the val split, where there is a labelled one."""
-    known = set(targets.classes)
-    val = run.manifest("pretrain").split("val")
-    labels = {i: names for i, names in val.labels_by_id.items() if known.intersection(names)}
-    if not labels:
+def _held_out_accuracy(run: Run, task: Task, network: nn.Module, ledger_path: Path) -> dict[str, Any]:
+    """On the val split, where it has what the task needs."""
+    if not len(task.held_out):
         return {"held_out_accuracy": None}
-    val, hits, count = val.select(list(labels)), 0, 0
-    with run.loader(val, stage="pretrain, held-out samples", ledger_path=ledger_path) as loader:
-        for ids, logits_NVC in forward_views(
-            network,
-            loader,
-            val.ids,
-            look="extract",
-            batch_size=run.config.extract.batch_size,
-            modality=run.modality,
-            accelerator=run.accelerator,
-        ):
-            said = logits_NVC.mean(axis=1).argmax(axis=1)
-            hits += sum(targets.classes[c] in labels[i] for i, c in zip(ids, said, strict=True))
-            count += len(ids)
-    accuracy = hits / count if count else None
-    logger.info("pretrain: held-out accuracy %s over %d samples", f"{accuracy:.3f}" if count else "unknown", count)
-    return {"held_out_accuracy": accuracy, "num_held_out": count}
+    device = Device(run.modality, run.accelerator, batch_size=run.config.extract.batch_size)
+    with run.loader(task.held_out, stage="pretrain, held-out samples", ledger_path=ledger_path) as loader:
+        found = task.measure(network, loader, device)
+    logger.info(
+        "pretrain: held-out accuracy %s over %d samples (chance is %.3f)",
+        "unknown" if found.accuracy is None else f"{found.accuracy:.3f}",
+        found.num_samples,
+        task.chance,
+    )
+    return {"held_out_accuracy": found.accuracy, "num_held_out": found.num_samples}
 
 
 # ---------------------------------------------------------------------------------------------- brought along

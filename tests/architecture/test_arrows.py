@@ -28,6 +28,7 @@ ORDER = (
     "clustering",
     "evaluation",
     "loading",
+    "tasks",
     "stages",
     "report",
     "preflight",

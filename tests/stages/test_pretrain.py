@@ -1,4 +1,4 @@
-"""pretrain: label noise, weak tags, and networks that users bring."""
+"""pretrain: labels, weak tags, and networks that users bring; tests/tasks has the other tasks and the noise."""
 
 from __future__ import annotations
 
@@ -14,42 +14,15 @@ from support.tiny import tiny_config, write_pictures
 from torchvision.models import resnet18
 
 from cfvid.artifacts import Record
-from cfvid.data.manifest import Sample, from_samples
 from cfvid.errors import ConfigError, DataError, WeightsError
 from cfvid.models.weights import load_network
 from cfvid.pipeline import run_stages
-from cfvid.stages.pretrain import _noisy_labels, read_noisy_labels
+from cfvid.stages.pretrain import read_noisy_labels
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-def many_samples(count: int = 4000, classes: int = 10):  # type: ignore[no-untyped-def]
-    return from_samples(
-        [Sample(f"s{i}", f"{i}.png", "/", (f"class{i % classes}",), "train", None, None) for i in range(count)]
-    )
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_label_noise_flips_the_share_asked_for_uniformly(share: float) -> None:
-    samples = many_samples()
-    noisy = _noisy_labels(samples, share, seed=3)
-    flipped = [i for i in samples.ids if noisy[i] != samples.labels_by_id[i]]
-    assert len(flipped) / len(samples) == pytest.approx(share, abs=0.03)
-    if share == 1.0:
-        counts = {name: sum(noisy[i] == (name,) for i in samples.ids) for name in samples.classes}
-        assert min(counts.values()) > 300
-        assert max(counts.values()) < 500
-
-
-def test_flips_of_less_noise_are_flips_of_more(  # so that runs over p differ in p alone
-) -> None:
-    samples = many_samples(500)
-    clean = samples.labels_by_id
-    less, more = _noisy_labels(samples, 0.25, seed=3), _noisy_labels(samples, 0.75, seed=3)
-    assert all(more[i] == less[i] for i in samples.ids if less[i] != clean[i])
 
 
 def test_labels_and_flips_are_recorded(pictures: Path, tmp_path: Path) -> None:

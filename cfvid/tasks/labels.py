@@ -1,0 +1,142 @@
+"""Supervised pre-training on the manifest's labels, all of them or some, as they are or with noise."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet
+from torch import nn
+
+from cfvid.artifacts import atomic_file
+from cfvid.config import PretrainConfig, RunConfig
+from cfvid.data.loader import SampleLoader
+from cfvid.data.manifest import Manifest
+from cfvid.errors import ConfigError, DataError
+from cfvid.models.zoo import Network, build_network
+from cfvid.seeds import derive, stream
+from cfvid.tasks import noise
+from cfvid.tasks.measure import Device, Measured, label_accuracy
+from cfvid.training.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+LABELS_NAME = "labels.parquet"
+
+
+class Labels:
+    """See `cfvid.tasks.base.Task`. Noise is in the labels that are trained on, never in those measured on.
+
+    Raises:
+        DataError: when there are no two classes.
+        ConfigError: when more labels are asked for than there are.
+    """
+
+    dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, config: RunConfig, *, samples: Manifest, held_out: Manifest) -> None:
+        self._config = config
+        if len(samples.classes) < 2:
+            raise DataError(
+                f"pretrain: the samples have only one label, {samples.classes[0]!r}.",
+                fix="N_pre needs at least two classes; or bring weights with pretrain.weights.",
+            )
+        self.classes = kept_classes(samples.classes, config.pretrain.num_labels, seed=config.seed)
+        self.labels = _labels_among(samples, self.classes)
+        self.held_out_labels = _labels_among(held_out, self.classes)
+        self.samples = samples.select(list(self.labels))
+        self.held_out = held_out.select(list(self.held_out_labels))
+        self.chance = 1 / len(self.classes)
+        self.input_changes: dict[str, Any] = {}
+        self._num_left_out = len(samples) - len(self.samples)
+
+    @functools.cached_property
+    def noisy_labels(self) -> dict[str, tuple[str, ...]]:
+        """The labels that are trained on, by sample id."""
+        return noisy_labels(self.labels, self.classes, self._config.pretrain, seed=self._config.seed)
+
+    @functools.cached_property
+    def objective(self) -> Targets:
+        """Class indices of the noisy labels."""
+        if self._num_left_out:
+            logger.info(
+                "pretrain: %d of %d samples have none of the %d labels that were kept",
+                self._num_left_out,
+                self._num_left_out + len(self.samples),
+                len(self.classes),
+            )
+        return Targets(self.classes, self.noisy_labels)
+
+    def build(self) -> tuple[nn.Module, Network]:
+        """N_pre itself."""
+        seed = derive(self._config.seed, "pretrain", "weights")
+        network = build_network(self._config.pretrain.arch, num_classes=len(self.classes), seed=seed)
+        return network, network
+
+    def measure(self, network: nn.Module, loader: SampleLoader, device: Device) -> Measured:
+        """Top-1 against the clean labels."""
+        return label_accuracy(network, loader, device, labels=self.held_out_labels, classes=self.classes)
+
+    def write(self, folder: Path) -> list[str]:
+        """labels.parquet: sample_id, labels, noisy_labels, flipped (a label that it had is missing)."""
+        ids = self.samples.ids
+        table = pa.table(
+            {
+                "sample_id": ids,
+                "labels": [list(self.labels[i]) for i in ids],
+                "noisy_labels": [list(self.noisy_labels[i]) for i in ids],
+                "flipped": [not set(self.labels[i]) <= set(self.noisy_labels[i]) for i in ids],
+            }
+        )
+        with atomic_file(folder / LABELS_NAME, check=pyarrow.parquet.read_metadata) as temporary:
+            pyarrow.parquet.write_table(table, temporary)
+        return [LABELS_NAME]
+
+
+def read_noisy_labels(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The labels that N_pre was trained on, by sample id; none when it was not trained here on labels."""
+    path = folder / LABELS_NAME
+    if not path.is_file():
+        return {}
+    table = pyarrow.parquet.read_table(path, columns=["sample_id", "noisy_labels"])
+    pairs = zip(table["sample_id"].to_pylist(), table["noisy_labels"].to_pylist(), strict=True)
+    return {sample_id: tuple(labels) for sample_id, labels in pairs}
+
+
+def kept_classes(classes: Sequence[str], num_labels: int | None, *, seed: int) -> list[str]:
+    """Some of the classes, in their order; a larger number keeps all that a smaller one keeps.
+
+    Raises:
+        ConfigError: when there are not so many.
+    """
+    if num_labels is None:
+        return list(classes)
+    if num_labels > len(classes):
+        raise ConfigError(
+            f"pretrain.num_labels is {num_labels}, the samples have {len(classes)} labels.",
+            fix=f"Set it to at most {len(classes)}, or leave it out for all of them.",
+        )
+    order = stream(seed, "num-labels").permutation(len(classes))
+    return [classes[i] for i in sorted(order[:num_labels])]
+
+
+def noisy_labels(
+    labels: noise.Labels, classes: Sequence[str], options: PretrainConfig, *, seed: int
+) -> dict[str, tuple[str, ...]]:
+    """The labels with the noise that the options ask for."""
+    if options.noise == "tags":
+        return noise.tags(labels, classes, share=options.label_noise, extra_tags=options.extra_tags, seed=seed)
+    make = {"uniform": noise.uniform, "pair_flip": noise.pair_flip}[options.noise]
+    return make(labels, classes, share=options.label_noise, seed=seed)
+
+
+def _labels_among(samples: Manifest, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Each sample's labels that are among the classes; samples without one are left out."""
+    known = set(classes)
+    labels = {i: tuple(name for name in names if name in known) for i, names in samples.labels_by_id.items()}
+    return {sample_id: names for sample_id, names in labels.items() if names}
