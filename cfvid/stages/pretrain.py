@@ -86,7 +86,7 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     files = task.write(folder)
     trained, network = task.build()
     looking = run.looking(task.input_changes)
-    fit(
+    compute = fit(
         looking,
         trained,
         samples=task.samples,
@@ -102,6 +102,7 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         "chance": task.chance,
         "num_samples": len(task.samples),
         "num_left_out": len(run.manifest("pretrain").split("train")) - len(task.samples),
+        **compute,
     }
     names = [*files, LEDGER_NAME]
     complete(run, network, folder=folder, stage=KIND, inputs=inputs, classes=task.classes, files=names, facts=facts)

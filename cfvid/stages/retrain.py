@@ -79,7 +79,7 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     logger.info("retrain: %d samples, %d clusters, %s", len(samples), num_clusters, config.retrain_arch)
     seed = derive(config.seed, "retrain", "weights")
     network = build_network(config.retrain_arch, num_classes=num_clusters, seed=seed)
-    fit(
+    compute = fit(
         run,
         network,
         samples=samples,
@@ -89,7 +89,7 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         stage=KIND,
         seed=config.seed,
     )
-    complete(run, network, folder=folder, stage=KIND, inputs=inputs)
+    complete(run, network, folder=folder, stage=KIND, inputs=inputs, facts=compute)
 
 
 def _stop_if_sick(run: Run) -> None:
