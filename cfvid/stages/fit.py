@@ -30,6 +30,7 @@ def fit(
     folder: Path,
     stage: str,
     seed: int,
+    groups: Mapping[str, int] | None = None,
 ) -> None:
     """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
 
@@ -42,6 +43,7 @@ def fit(
         folder: takes states, metrics and the ledger.
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
+        groups: of the samples, where these are to be drawn equally often; None for every sample once per epoch.
     """
     with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME) as loader:
         data = TrainingData(
@@ -52,6 +54,7 @@ def fit(
             seed=seed,
             stage=stage,
             batch_size=min(training.batch_size, len(samples)),
+            groups=groups,
         )
         train(network, data, config=training, folder=folder, accelerator=run.accelerator, runtime=run.config.runtime)
 
