@@ -245,8 +245,11 @@ class ExtractConfig(Section):
 class ClusterConfig(Section):
     """Features -> pseudo-labels."""
 
+    method: Literal["kmeans", "per_label", "prototypes", "distillation"] = "kmeans"
+    """`kmeans` is ClusterFit; the others are what the paper compares it with: k-means within each label that N_pre was
+    trained on, the nearest mean feature of such a label, and N_pre's own softened outputs."""
     num_clusters: Count
-    """K."""
+    """K, of `kmeans` and of `per_label` in total; the other methods have as many as there are labels."""
     distance: Literal["spherical", "euclidean"] = "euclidean"
     """`spherical` keeps centroids on the unit sphere and needs `l2_normalize`."""
     l2_normalize: bool = True
@@ -259,11 +262,29 @@ class ClusterConfig(Section):
     """Independent k-means runs; the one with the best objective is kept."""
     max_points_per_centroid: Count | None = None
     """Subsample to K times this many points for fitting; by default all points are used."""
+    merge_tiny_below: Natural = 0
+    """Clusters with fewer members are dissolved: their members go to the nearest cluster that remains."""
+    more_features: Annotated[list[str], AfterValidator(_distinct)] = []
+    """Folders of more features of the same samples, e.g. another run's `extract`: each is given unit length, and they
+    are put side by side with this run's (several N_pre)."""
+    soft_top: Count | None = None
+    """Soft labels over this many nearest clusters, instead of the nearest one alone."""
+    soft_bandwidth: Positive = 0.25
+    """Of soft labels: the squared distance, in units of its mean to the nearest centroid, over which a cluster's share
+    falls by the factor e."""
+    temperature: Positive = 4.0
+    """Of `distillation`: N_pre's and N_cf's logits are divided by it (Hinton et al., 2015)."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         if self.whiten and self.pca_dim is None:
             raise ValueError("whiten needs pca_dim")
+        if self.soft_top is not None and self.method not in ("kmeans", "prototypes"):
+            raise ValueError(f"soft_top has no meaning for method: {self.method}")
+        if self.method == "distillation" and self.merge_tiny_below:
+            raise ValueError("merge_tiny_below has no meaning for method: distillation")
+        if self.method == "distillation" and self.more_features:
+            raise ValueError("method: distillation takes the outputs of one N_pre, not more_features")
         if self.distance == "spherical" and not self.l2_normalize:
             raise ValueError("distance: spherical needs l2_normalize: true")
         return self
@@ -291,6 +312,12 @@ class RetrainConfig(Section):
 
     arch: str | None = None
     """By default the architecture of N_pre."""
+    sampling: Literal["all", "balanced"] = "all"
+    """What an epoch is: every sample once, or as many draws that take every cluster equally often."""
+    confidence_weights: bool = False
+    """Weight each sample by how much nearer its centroid is than the second nearest one."""
+    keep_nearest: Annotated[Number, Field(gt=0.0, le=1.0)] = 1.0
+    """Train on this share of each cluster's members only, those nearest to its centroid; at least one."""
     training: TrainingConfig
 
 

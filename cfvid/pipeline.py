@@ -13,6 +13,7 @@ from cfvid.errors import ConfigError
 from cfvid.preflight import check
 from cfvid.report.stage import report
 from cfvid.stages import Run, cluster, extract, pretrain, retrain, transfer
+from cfvid.stages.pool import WITH_K
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
         )
     lines += [
         f"extract      {len(pool)} samples",
-        f"cluster      {config.cluster.num_clusters} clusters, {len(pool) / config.cluster.num_clusters:.1f} each",
+        f"cluster      {_clusters(config, len(pool))}",
         f"retrain      {config.retrain_arch}, {config.retrain.training.epochs} epochs",
     ]
     for name in config.data.targets:
@@ -90,6 +91,11 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
         lines.append(f"transfer     {name}: {len(train)} + {len(val)} samples, {len(train.classes)} classes; {what}")
     done = [stage for stage in ("pretrain", "extract", "cluster", "retrain") if is_complete(output / stage)]
     return [*lines, f"done before  {', '.join(done) or 'nothing'}"]
+
+
+def _clusters(config: RunConfig, num_samples: int) -> str:
+    num = config.cluster.num_clusters
+    return f"{num} clusters, {num_samples / num:.1f} each" if config.cluster.method in WITH_K else config.cluster.method
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from cfvid.artifacts import refuse_changes
 from cfvid.data.manifest import Manifest
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
 from cfvid.models.zoo import feature_dims
-from cfvid.stages.cluster import check_num_clusters
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
 from cfvid.stages.extract import claims as of_extract
+from cfvid.stages.pool import WITH_LABELS, check_counts, check_distillation, expected_labels, store_dims
 from cfvid.stages.pretrain import claims as of_pretrain
 from cfvid.stages.pretrain import make_task
+from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
 from cfvid.stages.transfer import read_target
@@ -108,6 +109,7 @@ def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Fault
         )
     with faults.collected():
         [dim] = feature_dims(run.config.pretrain.arch, [run.config.extract.layer], run.modality.example(1).shape)
+        dim += sum(store_dims(run.config))
         if "cluster" in stages and (run.config.cluster.pca_dim or 0) > min(dim, len(pool)):
             raise ConfigError(
                 f"cluster.pca_dim is {run.config.cluster.pca_dim}, more than the {dim} dimensions "
@@ -116,7 +118,14 @@ def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Fault
             )
     if "cluster" in stages:
         with faults.collected():
-            check_num_clusters(run.config.cluster.num_clusters, len(pool))
+            needs_labels = run.config.cluster.method in WITH_LABELS
+            check_counts(run.config, num_samples=len(pool), labels=expected_labels(run) if needs_labels else {})
+        if run.config.cluster.method == "distillation":
+            with faults.collected():
+                check_distillation(run.config)
+    if "retrain" in stages:
+        with faults.collected():
+            check_confidence(run.config)
 
 
 def _check_claims(run: Run, stages: Collection[str], faults: Faults) -> None:

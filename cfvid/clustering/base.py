@@ -42,3 +42,7 @@ class KMeansEngine(Protocol):
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each point's nearest centroid, int64 (N,), and its squared Euclidean distance to it, float32 (N,)."""
         ...
+
+    def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Each point's `num` (at most K) nearest centroids, nearest first: int64 and float32 as above, (N, num)."""
+        ...

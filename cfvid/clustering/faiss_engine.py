@@ -63,13 +63,18 @@ class FaissEngine:
         return KMeansResult(np.asarray(kmeans.centroids), _last_descent(objective).tolist(), num_fitted)
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest centroids by exact search; see the protocol."""
+        """The nearest centroid by exact search; see the protocol."""
+        ids, distances = self.nearest(points_ND, centroids_KD, num=1)
+        return ids[:, 0], distances[:, 0]
+
+    def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest centroids by exact search; see the protocol."""
         index: faiss.Index = faiss.IndexFlatL2(centroids_KD.shape[1])
         if self.num_gpus:
             index = faiss.index_cpu_to_all_gpus(index)
         index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))
-        distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), 1)
-        return ids[:, 0].astype(np.int64), distances[:, 0]
+        distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), num)
+        return ids.astype(np.int64), distances
 
 
 def _last_descent(objective: np.ndarray) -> np.ndarray:

@@ -156,6 +156,7 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
         if stage in records and now is not None and records[stage].inputs.get(key) != now:
             found.append(f"{stage} was made from other {noun} than those in {source}: run it again.")
     config = run.config.plain()
+    config["cluster"].pop("more_features")  # recorded by what they hold, not by their paths
     for stage, record in records.items():
         for key, then in record.inputs.items():
             # `input` is recorded in part, weights that were brought by their digest, `auto` as what it came to.

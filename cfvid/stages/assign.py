@@ -16,8 +16,7 @@ from cfvid.errors import ConfigError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
 from cfvid.models.weights import load_network
-from cfvid.stages.cluster import KIND as CLUSTER_KIND
-from cfvid.stages.cluster import assign, build_engine, write_pseudo_labels
+from cfvid.stages.cluster import assign, assignable, build_engine, write_pseudo_labels
 from cfvid.stages.context import Run, cache_folder
 from cfvid.stages.extract import extract_into, store_inputs
 
@@ -30,21 +29,23 @@ def assign_new(run: Run, source: SourceConfig, out: Path) -> int:
     Args:
         run: with complete extract and cluster stages.
         source: the new samples.
-        out: a .parquet file: sample_id, cluster, distance (squared, to the cluster's centroid).
+        out: a .parquet file: sample_id, cluster, distance (squared, to the cluster's centroid), second_distance
+            (unknown).
 
     Returns:
         How many samples were assigned; those that could not be read are in RUN/assign/DIGEST/skips.jsonl.
 
     Raises:
         ArtifactError: when a stage is missing.
-        ConfigError: when `out` is no .parquet file.
+        ConfigError: when `out` is no .parquet file, or the run's clusters are not such that samples belong to the
+            nearest one.
         InputsChanged: when the run's features, clusters and network were not made from one another, or the run's
             configuration is not the one that they were made with.
     """
     if out.suffix.lower() != ".parquet":
         raise ConfigError(f"Pseudo-labels are a .parquet file, not {out.name!r}.")
     features = Record.read(run.folder / "extract", kind=FEATURES_KIND)
-    clusters = Record.read(run.folder / "cluster", kind=CLUSTER_KIND)
+    clusters = assignable(run.folder / "cluster")
     if clusters.inputs["features"] != features.digest:
         raise InputsChanged(
             "The run's clusters were made from other features than it holds.", fix="Run the cluster stage again."

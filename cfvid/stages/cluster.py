@@ -1,7 +1,9 @@
-"""cluster: features -> pseudo-labels by sample id.
+"""cluster: features -> pseudo-labels by sample id, by one of several methods (see cfvid.clustering.methods).
 
 RUN/cluster/
-  pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance (float32, squared)
+  pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance, second_distance
+                           (float32, squared, to the cluster's centroid and to the nearest other one, NaN for none)
+  soft_labels.parquet      sample_id, classes (list of int32), shares (list of float32, sum 1): where asked for
   centroids.npy            float32 (K, P), in the space of the projection
   projection.safetensors   what was done to the features first
   quality.json             sizes, effective K, agreement with labels, objective
@@ -12,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +22,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from cfvid.artifacts import Record, atomic_file, read_json, write_json
-from cfvid.clustering.base import KMeansEngine, KMeansResult
+from cfvid.artifacts import Record, atomic_file, digest_of, read_json, write_json
+from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.health import symptoms_of
+from cfvid.clustering.methods import METHODS
+from cfvid.clustering.methods.base import Grouping
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
-from cfvid.config import ClusterConfig
+from cfvid.clustering.soft import SoftLabels
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
-from cfvid.seeds import derive
 from cfvid.stages.context import Run
-from cfvid.stages.pretrain import read_noisy_labels
+from cfvid.stages.pool import WITH_LABELS, build_pool, noisy_labels, pool_labels, store_digests
 
 logger = logging.getLogger(__name__)
 
 KIND = "pseudo-labels"
+SOFT_NAME = "soft_labels.parquet"
 FILES = ["centroids.npy", "projection.safetensors", "pseudo_labels.parquet", "quality.json"]
 
 
@@ -43,7 +48,7 @@ def cluster(run: Run) -> Path:
     """Cluster the features of RUN/extract into RUN/cluster; returns that folder.
 
     Raises:
-        ConfigError: when there are fewer samples than clusters.
+        ConfigError: when samples, labels or N_pre do not suffice for the method.
         InputsChanged: when RUN/cluster was made from other features or settings.
     """
     [(folder, inputs)] = claims(run)
@@ -59,33 +64,45 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder that `cluster` writes, and what it is made from.
 
     Raises:
-        ArtifactError: when the features are not there yet.
+        ArtifactError: when features are not there yet.
     """
-    features = Record.read(run.folder / "extract", kind=FEATURES_KIND).digest
-    yield run.folder / "cluster", {**run.config.plain("seed", "cluster"), "features": features}
+    inputs = {
+        **run.config.plain("seed", "cluster"),
+        "features": Record.read(run.folder / "extract", kind=FEATURES_KIND).digest,
+    }
+    # By what they hold, not by where they are.
+    if inputs["cluster"].pop("more_features"):
+        inputs["more_features"] = store_digests(run.config)
+    if run.config.cluster.method in WITH_LABELS:
+        inputs["labels"] = digest_of(pool_labels(run))
+    yield run.folder / "cluster", inputs
 
 
 def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
-    store = FeatureStore(run.folder / "extract")
-    config, seed = run.config.cluster, derive(run.config.seed, "cluster")
-    check_num_clusters(config.num_clusters, len(store))
-    features_ND = store.gather(store.ids)
-    projection = Projection(
-        l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed
-    ).fit(features_ND)
-    points_NP = projection.transform(features_ND)
-    engine = build_engine(run)
-    fitted = _fit(engine, points_NP, config, seed)
-    clusters, distances = engine.assign(points_NP, fitted.centroids_KD)
-    used, compact = np.unique(clusters, return_inverse=True)
-    quality = _quality(run, store.ids, compact, fitted)
-    write_pseudo_labels(folder / "pseudo_labels.parquet", store.ids, compact, distances)
+    pool, projection = build_pool(run, build_engine(run))
+    grouping = METHODS[pool.config.method](pool)
+    quality = _quality(run, pool.ids, grouping)
+    write_pseudo_labels(
+        folder / "pseudo_labels.parquet",
+        pool.ids,
+        grouping.clusters_N,
+        grouping.distances_N,
+        grouping.second_distances_N,
+    )
     with atomic_file(folder / "centroids.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, fitted.centroids_KD[used], allow_pickle=False)
+        np.save(file, grouping.centroids_KP, allow_pickle=False)
     projection.save(folder / "projection.safetensors")
     write_json(folder / "quality.json", quality)
-    facts = {"num_samples": len(store), "num_clusters": len(used)}
-    Record.write(folder, kind=KIND, inputs=inputs, files=FILES, facts=facts)
+    facts = {"num_samples": len(pool.ids), "num_clusters": len(grouping.centroids_KP)}
+    files = list(FILES)
+    if pool.config.more_features:
+        facts["num_left_out"] = Record.read(run.folder / "extract", kind=FEATURES_KIND).facts["num_samples"] - len(
+            pool.ids
+        )
+    if grouping.soft is not None:
+        write_soft_labels(folder / SOFT_NAME, pool.ids, grouping.soft)
+        files.append(SOFT_NAME)
+    Record.write(folder, kind=KIND, inputs=inputs, files=files, facts=facts)
 
 
 def build_engine(run: Run) -> KMeansEngine:
@@ -93,86 +110,84 @@ def build_engine(run: Run) -> KMeansEngine:
     return FaissEngine(use_gpu=run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda")
 
 
-def check_num_clusters(num_clusters: int, num_samples: int) -> None:
-    """Warn when the clusters will be small.
-
-    Raises:
-        ConfigError: when there are fewer samples than clusters.
-    """
-    if num_samples < num_clusters:
-        raise ConfigError(
-            f"cluster.num_clusters is {num_clusters}, but there are only {num_samples} samples.",
-            fix=f"Ask for at most {num_samples} clusters, or cluster more samples.",
-        )
-    if num_samples < 4 * num_clusters:
-        logger.warning(
-            "cluster: %d samples for %d clusters: %.1f each", num_samples, num_clusters, num_samples / num_clusters
-        )
-
-
-def _fit(engine: KMeansEngine, points_NP: np.ndarray, config: ClusterConfig, seed: int) -> KMeansResult:
-    fitted = engine.fit(
-        points_NP,
-        num_clusters=config.num_clusters,
-        spherical=config.distance == "spherical",
-        iterations=config.iterations,
-        restarts=config.restarts,
-        max_points_per_centroid=config.max_points_per_centroid,
-        seed=seed,
-    )
-    if fitted.num_fitted < len(points_NP):
-        logger.info(
-            "cluster: centroids were fitted on %d of %d samples (max_points_per_centroid is %d)",
-            fitted.num_fitted,
-            len(points_NP),
-            config.max_points_per_centroid,
-        )
-    return fitted
-
-
-def _quality(run: Run, ids: list[str], clusters: np.ndarray, fitted: KMeansResult) -> dict[str, Any]:
-    num_asked = run.config.cluster.num_clusters
-    cluster_of = dict(zip(ids, clusters.tolist(), strict=True))
-    sizes = size_figures(clusters, num_asked=num_asked)
+def _quality(run: Run, ids: list[str], grouping: Grouping) -> dict[str, Any]:
+    cluster_of = dict(zip(ids, grouping.clusters_N.tolist(), strict=True))
+    sizes = size_figures(grouping.clusters_N, num_asked=grouping.num_asked - grouping.num_merged)
     logger.info(
         "cluster: %d clusters of %d samples, worth %.1f equal ones",
         sizes["num_clusters"],
         len(ids),
         sizes["effective_clusters"],
     )
+    if grouping.num_merged:
+        logger.info("cluster: %d tiny clusters were dissolved", grouping.num_merged)
+    merged = {"num_merged": grouping.num_merged} if run.config.cluster.merge_tiny_below else {}
     return {
         **sizes,
+        **merged,
         "num_samples": len(ids),
-        "points_per_centroid": fitted.num_fitted / num_asked,
-        "objective": fitted.objective,
+        "points_per_centroid": grouping.num_fitted / grouping.num_asked,
+        "objective": list(grouping.objective),
         "labels": agreement(cluster_of, run.manifest("clusterfit").labels_by_id),
-        "noisy_labels": agreement(cluster_of, _noisy_labels(run)),
+        "noisy_labels": agreement(cluster_of, noisy_labels(run)),
     }
-
-
-def _noisy_labels(run: Run) -> dict[str, tuple[str, ...]]:
-    """The labels that N_pre was trained on, of those samples of D_cf that are samples of D_pre: by D_cf's ids."""
-    noisy = read_noisy_labels(run.folder / "pretrain")
-    if not noisy:
-        return {}
-    twins = run.manifest("clusterfit").twins_in(run.manifest("pretrain"))
-    return {ours: noisy[theirs] for ours, theirs in twins.items() if theirs in noisy}
 
 
 # ---------------------------------------------------------------------------------------------- pseudo-labels
 
 
-def write_pseudo_labels(path: Path, ids: list[str], clusters: np.ndarray, distances: np.ndarray) -> None:
-    """Write clusters by sample id."""
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What pseudo_labels.parquet holds, row by row."""
+
+    ids: list[str]
+    clusters_N: np.ndarray
+    """int32."""
+    distances_N: np.ndarray
+    """float32, squared."""
+    second_distances_N: np.ndarray
+    """float32, squared; NaN where unknown."""
+
+
+def write_pseudo_labels(
+    path: Path, ids: list[str], clusters: np.ndarray, distances: np.ndarray, second_distances: np.ndarray | None = None
+) -> None:
+    """Write clusters by sample id; without second distances these are NaN."""
+    if second_distances is None:
+        second_distances = np.full(len(ids), np.nan)
     table = pa.table(
         {
             "sample_id": pa.array(ids, pa.string()),
             "cluster": pa.array(clusters.astype(np.int32)),
             "distance": pa.array(distances.astype(np.float32)),
+            "second_distance": pa.array(second_distances.astype(np.float32)),
         }
     )
+    _write_table(path, table)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
     with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
         pyarrow.parquet.write_table(table, temporary)
+
+
+def load_pseudo_labels(folder: Path) -> PseudoLabels:
+    """The pseudo-labels of a complete cluster folder, its digests checked.
+
+    Raises:
+        DataError: when a sample is named twice.
+    """
+    Record.read(folder, kind=KIND).verify(folder)
+    table = pyarrow.parquet.read_table(folder / "pseudo_labels.parquet")
+    ids = table["sample_id"].to_pylist()
+    if len(set(ids)) != len(ids):
+        twice = next(sample_id for sample_id, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{folder / 'pseudo_labels.parquet'} names samples more than once, e.g. {twice}.")
+    clusters, distances = table["cluster"].to_numpy(), table["distance"].to_numpy()
+    # Files of earlier versions have no second distances.
+    known = "second_distance" in table.column_names
+    second_distances = table["second_distance"].to_numpy() if known else np.full(len(ids), np.nan, np.float32)
+    return PseudoLabels(ids, clusters, distances, second_distances)
 
 
 def read_pseudo_labels(folder: Path) -> dict[str, int]:
@@ -181,14 +196,61 @@ def read_pseudo_labels(folder: Path) -> dict[str, int]:
     Raises:
         DataError: when a sample is named twice.
     """
-    Record.read(folder, kind=KIND).verify(folder)
-    table = pyarrow.parquet.read_table(folder / "pseudo_labels.parquet")
+    labels = load_pseudo_labels(folder)
+    return dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
+
+
+def write_soft_labels(path: Path, ids: list[str], soft: SoftLabels) -> None:
+    """Write soft labels by sample id."""
+    num_samples, num_each = soft.classes_NT.shape
+    starts = pa.array(np.arange(num_samples + 1) * num_each, pa.int32())
+    table = pa.table(
+        {
+            "sample_id": pa.array(ids, pa.string()),
+            "classes": pa.ListArray.from_arrays(starts, pa.array(soft.classes_NT.ravel(), pa.int32())),
+            "shares": pa.ListArray.from_arrays(starts, pa.array(soft.shares_NT.ravel(), pa.float32())),
+        }
+    )
+    _write_table(path, table)
+
+
+def read_soft_labels(folder: Path) -> tuple[list[str], SoftLabels] | None:
+    """Sample ids and soft labels of a complete cluster folder; None where there are hard ones only."""
+    record = Record.read(folder, kind=KIND)
+    if SOFT_NAME not in record.files:
+        return None
+    record.verify(folder, only=(SOFT_NAME,))
+    table = pyarrow.parquet.read_table(folder / SOFT_NAME)
     ids = table["sample_id"].to_pylist()
-    cluster_of = dict(zip(ids, table["cluster"].to_pylist(), strict=True))
-    if len(cluster_of) != len(ids):
-        twice = next(sample_id for sample_id, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{folder / 'pseudo_labels.parquet'} names samples more than once, e.g. {twice}.")
-    return cluster_of
+    classes, shares = (
+        table[name].combine_chunks().flatten().to_numpy().reshape(len(ids), -1) for name in ("classes", "shares")
+    )
+    return ids, SoftLabels(classes, shares)
+
+
+# ---------------------------------------------------------------------------------------------- new samples
+
+
+def assignable(folder: Path) -> Record:
+    """The record of a cluster folder that new samples can be assigned to.
+
+    Raises:
+        ConfigError: when its clusters were made from several feature stores, or by distillation.
+    """
+    record = Record.read(folder, kind=KIND)
+    if "more_features" in record.inputs:
+        raise ConfigError(
+            "New samples cannot be assigned to these clusters.",
+            why="they were made from the features of several networks (cluster.more_features)",
+            fix="Use a run whose clusters were made from its own features.",
+        )
+    if record.inputs["cluster"].get("method") == "distillation":
+        raise ConfigError(
+            "New samples cannot be assigned to these clusters.",
+            why="they are N_pre's most likely classes (cluster.method is distillation), not nearest centroids",
+            fix="Use a run whose clusters have centroids.",
+        )
+    return record
 
 
 def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -200,9 +262,10 @@ def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[lis
         Sample ids, cluster ids int64 (N,), squared distances float32 (N,), in the same order.
 
     Raises:
-        ConfigError: when the features have another dimension than the clustered ones.
+        ConfigError: when the features have another dimension than the clustered ones, or the clusters are not such
+            that samples belong to the nearest one (see `assignable`).
     """
-    Record.read(folder, kind=KIND).verify(folder)
+    assignable(folder).verify(folder)
     projection = Projection.load(folder / "projection.safetensors")
     centroids_KP = np.load(folder / "centroids.npy", allow_pickle=False)
     expected = centroids_KP.shape[1] if projection.components_PD_ is None else projection.components_PD_.shape[1]

@@ -5,7 +5,7 @@
       data/*.parquet       the manifests that were used
       pretrain/            network/ (N_pre), labels.parquet, metrics.jsonl, tensorboard/, [held_out_]skips.jsonl
       extract/             a feature store (see cfvid.features)
-      cluster/             pseudo_labels.parquet, centroids.npy, projection.safetensors, quality.json
+      cluster/             {pseudo,soft}_labels.parquet, centroids.npy, projection.safetensors, quality.json
       retrain/             network/ (N_cf), metrics.jsonl, tensorboard/, skips.jsonl
       transfer/TARGET/NETWORK/
         features/{train,val}/   feature stores

@@ -32,6 +32,7 @@ def fit(
     folder: Path,
     stage: str,
     seed: int,
+    groups: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
 
@@ -44,6 +45,7 @@ def fit(
         folder: takes states, metrics and the ledger.
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
+        groups: of the samples, where these are to be drawn equally often; None for every sample once per epoch.
 
     Returns:
         For the record: `samples_seen` (samples times epochs) and `train_flops`.
@@ -57,6 +59,7 @@ def fit(
             seed=seed,
             stage=stage,
             batch_size=min(training.batch_size, len(samples)),
+            groups=groups,
         )
         compute = training_compute(network, objective, run.modality, data.ids, epochs=training.epochs)
         train(network, data, config=training, folder=folder, accelerator=run.accelerator, runtime=run.config.runtime)

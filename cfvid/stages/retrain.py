@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cfvid.artifacts import Record, read_json
+from cfvid.clustering.confidence import margin_weights, nearest_members
 from cfvid.clustering.health import symptoms_of
-from cfvid.errors import DataError
+from cfvid.config import RunConfig
+from cfvid.errors import ConfigError, DataError
 from cfvid.models.zoo import build_network
 from cfvid.seeds import derive
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
-from cfvid.stages.cluster import read_pseudo_labels
+from cfvid.stages.cluster import PseudoLabels, load_pseudo_labels, read_soft_labels
 from cfvid.stages.context import Run
 from cfvid.stages.fit import complete, fit
-from cfvid.training.targets import Targets
+from cfvid.training.objective import Objective
+from cfvid.training.targets import SoftTargets, Targets
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +37,7 @@ def retrain(run: Run) -> Path:
     """Train N_cf in RUN/retrain; returns its network folder.
 
     Raises:
+        ConfigError: when weights are asked for and the clusters do not have what they are made of.
         InputsChanged: when RUN/retrain was made from other pseudo-labels, samples or settings.
         DataError: when pseudo-labels speak of samples that D_cf does not have, all are in one cluster, or they have
             severe symptoms and `health.action` is `stop`.
@@ -66,30 +72,89 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     config = run.config
     _stop_if_sick(run)
-    cluster_of = read_pseudo_labels(run.folder / "cluster")
-    samples = run.manifest("clusterfit").split("train").select(list(cluster_of))
-    num_clusters = 1 + max(cluster_of.values())
-    if num_clusters < 2:
+    labels = _chosen(load_pseudo_labels(run.folder / "cluster"), share=config.retrain.keep_nearest)
+    cluster_of = dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
+    samples = run.manifest("clusterfit").split("train").select(labels.ids)
+    objective, num_classes = _objective(run, labels)
+    if num_classes < 2:  # outputs, not clusters: soft labels can be learnt though one class is always the first
         raise DataError(
             "retrain: all samples are in one cluster, so there is nothing to learn.",
             why="the features have collapsed, the samples are identical, or cluster.num_clusters is 1",
             fix="Look at RUN/cluster/quality.json and at N_pre.",
         )
-    targets = Targets([str(k) for k in range(num_clusters)], {i: (str(k),) for i, k in cluster_of.items()})
-    logger.info("retrain: %d samples, %d clusters, %s", len(samples), num_clusters, config.retrain_arch)
+    logger.info("retrain: %d samples, %d classes, %s", len(samples), num_classes, config.retrain_arch)
     seed = derive(config.seed, "retrain", "weights")
-    network = build_network(config.retrain_arch, num_classes=num_clusters, seed=seed)
+    network = build_network(config.retrain_arch, num_classes=num_classes, seed=seed)
     compute = fit(
         run,
         network,
         samples=samples,
-        objective=targets,
+        objective=objective,
         training=config.retrain.training,
         folder=folder,
         stage=KIND,
         seed=config.seed,
+        groups=cluster_of if config.retrain.sampling == "balanced" else None,
     )
     complete(run, network, folder=folder, stage=KIND, inputs=inputs, facts=compute)
+
+
+def _chosen(labels: PseudoLabels, *, share: float) -> PseudoLabels:
+    """The pseudo-labels that are trained on."""
+    if share == 1:
+        return labels
+    rows = nearest_members(labels.clusters_N, labels.distances_N, share=share)
+    logger.info("retrain: the %d of %d samples that are nearest to their centroids", len(rows), len(labels.ids))
+    return PseudoLabels(
+        [labels.ids[row] for row in rows],
+        labels.clusters_N[rows],
+        labels.distances_N[rows],
+        labels.second_distances_N[rows],
+    )
+
+
+def _objective(run: Run, labels: PseudoLabels) -> tuple[Objective, int]:
+    """What N_cf learns, soft labels where there are some, and how many outputs it needs for that."""
+    folder, weights = run.folder / "cluster", None
+    if run.config.retrain.confidence_weights:
+        if np.isnan(labels.second_distances_N).any():
+            raise _no_margins()
+        values = margin_weights(labels.distances_N, labels.second_distances_N)
+        weights = dict(zip(labels.ids, values.tolist(), strict=True))
+    num_clusters = 1 + int(labels.clusters_N.max())
+    found = read_soft_labels(folder)
+    if found is None:
+        names = {i: (str(k),) for i, k in zip(labels.ids, labels.clusters_N.tolist(), strict=True)}
+        return Targets([str(k) for k in range(num_clusters)], names, weights=weights), num_clusters
+    ids, soft = found
+    num_classes = max(num_clusters, 1 + int(soft.classes_NT.max()))
+    made = Record.read(folder, kind=CLUSTER_KIND).inputs["cluster"]
+    temperature = made["temperature"] if made["method"] == "distillation" else 1.0
+    logger.info(
+        "retrain: soft labels, %d of %d classes each, T = %g", soft.shares_NT.shape[1], num_classes, temperature
+    )
+    objective = SoftTargets(
+        ids, soft.classes_NT, soft.shares_NT, num_classes=num_classes, temperature=temperature, weights=weights
+    )
+    return objective, num_classes
+
+
+def check_confidence(config: RunConfig) -> None:
+    """Look whether the clusters will have the second distances that weights are made of.
+
+    Raises:
+        ConfigError: when their method gives none.
+    """
+    if config.retrain.confidence_weights and config.cluster.method not in ("kmeans", "prototypes"):
+        raise _no_margins()
+
+
+def _no_margins() -> ConfigError:
+    return ConfigError(
+        "retrain.confidence_weights needs the distance of each sample to a second centroid, which is not known.",
+        why="the method of clustering gives none (kmeans and prototypes do), or an earlier version made the clusters",
+        fix="Turn it off, or make the clusters by another method.",
+    )
 
 
 def _stop_if_sick(run: Run) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -44,6 +46,8 @@ class TrainingData:
     seed: int
     stage: str
     batch_size: int
+    groups: Mapping[str, int] | None = None
+    """With the group of each sample, an epoch draws all groups equally often instead of every sample once."""
 
     def __post_init__(self) -> None:
         if len(self.ids) < 2:
@@ -61,11 +65,44 @@ class TrainingData:
 
     def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
         """The batches of an epoch from `first_batch` on."""
-        order = stream(self.seed, self.stage, "order", number).permutation(len(self.ids))
-        ids = [self.ids[i] for i in order[: self.num_batches * self.batch_size]]
-        ids = ids[first_batch * self.batch_size :]
-        seeds = [derive(self.seed, self.stage, "augment", number, sample_id) for sample_id in ids]
-        return self.loader.batches(ids, batch_size=self.batch_size, look="train", seeds=seeds)
+        rng, num = stream(self.seed, self.stage, "order", number), self.num_batches * self.batch_size
+        drawn = self.ids if self.groups is None else balanced(self.ids, self.groups, rng)
+        ids = [drawn[i] for i in rng.permutation(len(drawn))[:num]]
+        repeats = count_repeats(ids)
+        start = first_batch * self.batch_size
+        # Without repeats, which only balanced epochs have, the names of the draw are those they always were.
+        seeds = [
+            derive(self.seed, self.stage, "augment", number, sample_id, *([repeat] if repeat else []))
+            for sample_id, repeat in zip(ids[start:], repeats[start:], strict=True)
+        ]
+        return self.loader.batches(ids[start:], batch_size=self.batch_size, look="train", seeds=seeds)
+
+
+def balanced(ids: Sequence[str], groups: Mapping[str, int], rng: np.random.Generator) -> list[str]:
+    """As many draws as there are samples, with every group equally often, or once more where that does not come out.
+
+    This is how DeepCluster samples its clusters (Caron et al., ECCV 2018): a group's samples are drawn repeatedly
+    only when it has fewer than are needed.
+    """
+    members: dict[int, list[str]] = {}
+    for sample_id in ids:
+        members.setdefault(groups[sample_id], []).append(sample_id)
+    each, rest = divmod(len(ids), len(members))
+    drawn = []
+    for place, group in enumerate(rng.permutation(sorted(members))):
+        own, count = members[int(group)], each + (place < rest)
+        drawn += [own[i] for i in rng.choice(len(own), size=count, replace=count > len(own))]
+    return drawn
+
+
+def count_repeats(ids: Sequence[str]) -> list[int]:
+    """How often each id has come before in the list."""
+    seen: Counter[str] = Counter()
+    repeats = []
+    for sample_id in ids:
+        repeats.append(seen[sample_id])
+        seen[sample_id] += 1
+    return repeats
 
 
 def train(

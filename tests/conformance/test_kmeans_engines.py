@@ -79,3 +79,13 @@ def test_as_many_clusters_as_points(engine: KMeansEngine) -> None:
     clusters, distances = engine.assign(points_ND, fitted.centroids_KD)
     assert sorted(clusters) == list(range(10))
     np.testing.assert_allclose(distances, 0, atol=1e-4)
+
+
+def test_several_nearest_centroids(engine: KMeansEngine) -> None:
+    rng = np.random.default_rng(4)
+    points_ND, centroids_KD = (rng.normal(size=(n, 6)).astype(np.float32) for n in (50, 7))
+    clusters, distances = engine.nearest(points_ND, centroids_KD, num=3)
+    every = ((points_ND[:, None] - centroids_KD[None]) ** 2).sum(2)
+    np.testing.assert_array_equal(clusters, np.argsort(every, axis=1)[:, :3])
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :3], rtol=1e-4, atol=1e-5)
+    assert (clusters.dtype, distances.dtype) == (np.int64, np.float32)

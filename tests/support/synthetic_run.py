@@ -16,7 +16,7 @@ from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import RunConfig
 from cfvid.data.skips import Skip, write_skips
 from cfvid.stages import Run
-from cfvid.stages.cluster import write_pseudo_labels
+from cfvid.stages.cluster import claims, write_pseudo_labels
 
 ALL_STAGES = ("pretrain", "extract", "cluster", "retrain", "transfer")
 NUM_RIGHT = {"n_pre": 6, "n_cf": 9, "random": 4}
@@ -112,7 +112,7 @@ def _clustered(run: Run) -> None:
     quality |= {"labels": agreement(cluster_of, pool.labels_by_id), "noisy_labels": None}
     write_json(folder / "quality.json", quality)
     write_json(folder / "cost.json", {"seconds": SECONDS["cluster"]})
-    inputs = {**run.config.plain("seed", "cluster"), "features": _digest(run.folder / "extract", "features")}
+    [(_, inputs)] = claims(run)
     write_json(folder / "inputs.json", inputs)
     facts = {"num_samples": len(ids), "num_clusters": len(set(clusters.tolist()))}
     Record.write(

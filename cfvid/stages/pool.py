@@ -1,0 +1,235 @@
+"""The pool of a run, as the ways to make pseudo-labels take it: features, labels, N_pre's last layer; joined by id."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from cfvid.artifacts import Record, read_json
+from cfvid.clustering.base import KMeansEngine
+from cfvid.clustering.methods.base import Pool
+from cfvid.clustering.projection import Projection
+from cfvid.config import RunConfig
+from cfvid.errors import ConfigError, DataError, InputsChanged
+from cfvid.features import KIND as FEATURES_KIND
+from cfvid.features import FeatureStore
+from cfvid.models.weights import load_network
+from cfvid.seeds import derive
+from cfvid.stages.context import Run
+from cfvid.stages.pretrain import read_noisy_labels
+
+logger = logging.getLogger(__name__)
+
+WITH_K = ("kmeans", "per_label")
+"""Methods for which `cluster.num_clusters` counts."""
+WITH_LABELS = ("per_label", "prototypes")
+"""Methods that need labels."""
+
+
+def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
+    """The features of RUN/extract (and of `cluster.more_features`), with all that the method needs.
+
+    Raises:
+        ConfigError: when there are too few samples or labels for the settings, or N_pre has no trained last layer.
+        DataError: when no sample is in all feature stores.
+        InputsChanged: when the features are not those of the N_pre in the run.
+    """
+    config, seed = run.config.cluster, derive(run.config.seed, "cluster")
+    store_dims(run.config)
+    store = FeatureStore(run.folder / "extract")
+    ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
+    labels = pool_labels(run) if config.method in WITH_LABELS else {}
+    label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels}
+    check_counts(run.config, num_samples=len(ids), labels=label_of)
+    projection = Projection(
+        l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed
+    ).fit(features_ND)
+    pool = Pool(
+        ids=ids,
+        features_ND=features_ND,
+        points_NP=projection.transform(features_ND),
+        engine=engine,
+        config=config,
+        seed=seed,
+        label_of=label_of,
+        head=_trained_head(run, store) if config.method == "distillation" else None,
+    )
+    return pool, projection
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+def more_stores(config: RunConfig) -> list[Path]:
+    """The folders of `cluster.more_features`."""
+    return [Path(folder).expanduser() for folder in config.cluster.more_features]
+
+
+def store_digests(config: RunConfig) -> list[str]:
+    """What identifies the contents of `cluster.more_features`.
+
+    Raises:
+        ArtifactError: when one is missing, not complete, or no feature store.
+    """
+    return [Record.read(folder, kind=FEATURES_KIND).digest for folder in more_stores(config)]
+
+
+def store_dims(config: RunConfig) -> list[int]:
+    """The dimensions of each of `cluster.more_features`.
+
+    Raises:
+        ArtifactError: when one is missing, not complete, or no feature store.
+        ConfigError: when one keeps views apart.
+    """
+    shapes = {folder: Record.read(folder, kind=FEATURES_KIND).facts["shape"] for folder in more_stores(config)}
+    for folder, shape in shapes.items():
+        if len(shape) != 1:
+            raise ConfigError(
+                f"{folder} holds features of shape {tuple(shape)}, not one vector per sample.",
+                fix="Name feature stores of the extract stage in cluster.more_features.",
+            )
+    return [int(shape[0]) for shape in shapes.values()]
+
+
+def _joined(stores: list[FeatureStore]) -> tuple[list[str], np.ndarray]:
+    """The samples that all stores have, in the order of the first, and their features side by side."""
+    first, *others = stores
+    if not others:
+        return first.ids, first.gather(first.ids)
+    common = set(first.ids).intersection(*(store.ids for store in others))
+    ids = [sample_id for sample_id in first.ids if sample_id in common]
+    if not ids:
+        raise DataError(
+            "cluster: no sample is in all feature stores.",
+            why="features are joined by sample_id",
+            fix="Extract features of the same source in the runs that cluster.more_features names.",
+        )
+    if len(ids) < len(first):
+        logger.info("cluster: %d of %d samples are not in all feature stores", len(first) - len(ids), len(first))
+    return ids, side_by_side([store.gather(ids) for store in stores])
+
+
+def side_by_side(features: list[np.ndarray]) -> np.ndarray:
+    """Features of several networks as one: float32 (N, D_1), (N, D_2), ... -> (N, D_1 + D_2 + ...) of unit length.
+
+    Each is given the length 1 / sqrt(number of networks), so that all count the same, whatever their scale.
+    """
+    units = [rows_ND / np.maximum(np.linalg.norm(rows_ND, axis=1, keepdims=True), 1e-12) for rows_ND in features]
+    return np.concatenate(units, axis=1) / np.float32(np.sqrt(len(units)))
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def noisy_labels(run: Run) -> dict[str, tuple[str, ...]]:
+    """The labels that N_pre was trained on, of those samples of D_cf that are samples of D_pre: by D_cf's ids."""
+    noisy = read_noisy_labels(run.folder / "pretrain")
+    if not noisy:
+        return {}
+    twins = run.manifest("clusterfit").twins_in(run.manifest("pretrain"))
+    return {ours: noisy[theirs] for ours, theirs in twins.items() if theirs in noisy}
+
+
+def pool_labels(run: Run) -> dict[str, str]:
+    """The first label of each sample of the pool: what N_pre was trained on, noise included.
+
+    Where that is known of no sample (weights that were brought along, another pool), the pool's own labels.
+    """
+    pool = run.manifest("clusterfit").split("train")
+    several = {i: names for i, names in noisy_labels(run).items() if i in pool.row_of} or pool.labels_by_id
+    return {sample_id: names[0] for sample_id, names in several.items()}
+
+
+def expected_labels(run: Run) -> dict[str, str]:
+    """What `pool_labels` will be, but for the noise, before N_pre has been trained."""
+    pool = run.manifest("clusterfit").split("train")
+    several: dict[str, tuple[str, ...]] = {}
+    if run.config.pretrain.weights is None:
+        source = run.manifest("pretrain").split("train")
+        known = source.labels_by_id
+        several = {ours: known[theirs] for ours, theirs in pool.twins_in(source).items() if theirs in known}
+    return {sample_id: names[0] for sample_id, names in (several or pool.labels_by_id).items()}
+
+
+def check_counts(config: RunConfig, *, num_samples: int, labels: dict[str, str]) -> None:
+    """Look whether there are enough samples and labels for the method; warn when the clusters will be small.
+
+    Raises:
+        ConfigError: when there are fewer samples than clusters, fewer clusters than labels, or no labels.
+    """
+    method, num_clusters = config.cluster.method, config.cluster.num_clusters
+    if method in WITH_LABELS and not labels:
+        raise ConfigError(
+            f"cluster.method is {method}, but no sample of the pool has a label.",
+            fix="Use kmeans, which needs none, or a pool with labels.",
+        )
+    if method == "per_label" and num_clusters < len(set(labels.values())):
+        raise ConfigError(
+            f"cluster.num_clusters is {num_clusters}, fewer than the {len(set(labels.values()))} labels of the pool.",
+            why="with method per_label every label has a cluster of its own",
+            fix="Ask for more clusters, or use another method.",
+        )
+    if method in WITH_K:
+        # A sample without a label can be assigned, but nothing is fitted on it.
+        _check_num_clusters(num_clusters, len(labels) if method == "per_label" else num_samples)
+
+
+def _check_num_clusters(num_clusters: int, num_samples: int) -> None:
+    if num_samples < num_clusters:
+        raise ConfigError(
+            f"cluster.num_clusters is {num_clusters}, but there are only {num_samples} samples.",
+            fix=f"Ask for at most {num_samples} clusters, or cluster more samples.",
+        )
+    if num_samples < 4 * num_clusters:
+        logger.warning(
+            "cluster: %d samples for %d clusters: %.1f each", num_samples, num_clusters, num_samples / num_clusters
+        )
+
+
+# ---------------------------------------------------------------------------------------------- N_pre's last layer
+
+
+def check_distillation(config: RunConfig) -> None:
+    """Look whether N_pre will have outputs to distil, as far as that is known before any work.
+
+    Raises:
+        ConfigError: when the features are those of an inner layer, or weights are brought without a trained head.
+    """
+    if config.extract.layer is not None:
+        raise ConfigError(
+            f"cluster.method is distillation, but extract.layer is {config.extract.layer}.",
+            why="N_pre's outputs are computed from the input of its last layer",
+            fix="Leave extract.layer out, or use another method.",
+        )
+    if config.pretrain.weights is None:
+        return
+    saved = Path(config.pretrain.weights).expanduser() / "config.json"
+    # What does not exist at all is told by the check of the weights.
+    if saved.parent.is_file() or (saved.is_file() and not read_json(saved)["classes"]):
+        raise _no_head(str(saved.parent))
+
+
+def _no_head(what: str) -> ConfigError:
+    return ConfigError(
+        f"cluster.method is distillation, but {what} has no last layer that was trained on labels.",
+        why="of a foreign file only the trunk is used, and a network without names of classes was not trained on any",
+        fix="Use another method, or an N_pre that cfvid trained on labels.",
+    )
+
+
+def _trained_head(run: Run, store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (C, D) and bias (C,) of N_pre's last layer, float32."""
+    check_distillation(run.config)
+    folder = run.folder / "pretrain" / "network"
+    network, saved = load_network(folder)
+    if not saved.classes:
+        raise _no_head("N_pre")
+    made_from = (store.record.inputs["network"], store.record.inputs["layer"])
+    if made_from != (Record.read(folder, kind="network").digest, None):
+        raise InputsChanged(
+            "The run's features were made by another network or layer than its N_pre's last.",
+            fix="Run the extract stage again.",
+        )
+    return network.head.weight.detach().numpy(), network.head.bias.detach().numpy()
