@@ -29,6 +29,8 @@ class Layer:
     """The line (from 1) of each dotted key, for files."""
     faults: list[str] = field(default_factory=list)
     """What is wrong with the text itself: duplicate keys, tags, aliases."""
+    may_have_dots: bool = False
+    """Whether a key of the text may have dots, instead of standing inside its section."""
 
     def where(self, key: str) -> str:
         """`file:line` of a dotted key, or of its nearest parent that the layer knows."""
@@ -76,8 +78,12 @@ _StrictLoader.yaml_implicit_resolvers = {
 }
 
 
-def read_yaml(path: Path) -> Layer:
+def read_yaml(path: Path, *, dotted: bool = False) -> Layer:
     """Read one YAML file as a layer; faults inside it are collected, not raised.
+
+    Args:
+        path: the file.
+        dotted: whether keys may have dots.
 
     Raises:
         ConfigError: when the file does not exist or is far too large for a configuration.
@@ -89,12 +95,12 @@ def read_yaml(path: Path) -> Layer:
         raise ConfigError(f"Cannot read the configuration {path}.", why=str(error)) from error
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path} is too large: a configuration has at most {_MAX_BYTES} bytes.")
-    return parse_yaml(data.decode("utf-8", errors="replace"), name=str(path))
+    return parse_yaml(data.decode("utf-8", errors="replace"), name=str(path), dotted=dotted)
 
 
-def parse_yaml(text: str, *, name: str) -> Layer:
+def parse_yaml(text: str, *, name: str, dotted: bool = False) -> Layer:
     """Parse YAML text as a layer."""
-    layer = Layer(name=name, values={})
+    layer = Layer(name=name, values={}, may_have_dots=dotted)
     value = _parse(text, layer)
     if isinstance(value, dict):
         layer.values.update(value)
@@ -136,7 +142,7 @@ def _plain(node: yaml.Node, loader: yaml.SafeLoader, layer: Layer, *, key: str) 
         part = str(loader.construct_object(key_node))
         dotted = f"{key}.{part}" if key else part
         here = key_node.start_mark.line + 1
-        if "." in part:
+        if "." in part and not layer.may_have_dots:
             layer.faults.append(
                 f"{layer.name}:{here}: {part}: in a file, keys stand inside their sections, without dots"
             )

@@ -137,7 +137,7 @@ def read_experiment(name: str) -> ExperimentConfig:
         ConfigError: with every fault of the file.
     """
     path = Path(name)
-    layer = read_yaml(path if path.suffix or path.is_file() else shipped(name, kind="experiments"))
+    layer = read_yaml(path if path.suffix or path.is_file() else shipped(name, kind="experiments"), dotted=True)
     faults = list(layer.faults)
     if not faults:
         try:
