@@ -29,8 +29,7 @@ def assign_new(run: Run, source: SourceConfig, out: Path) -> int:
     Args:
         run: with complete extract and cluster stages.
         source: the new samples.
-        out: a .parquet file: sample_id, cluster, distance (squared, to the cluster's centroid), second_distance
-            (unknown).
+        out: a .parquet file: sample_id, cluster, distance (squared, to the cluster's centroid).
 
     Returns:
         How many samples were assigned; those that could not be read are in RUN/assign/DIGEST/skips.jsonl.

@@ -152,18 +152,15 @@ class PseudoLabels:
 def write_pseudo_labels(
     path: Path, ids: list[str], clusters: np.ndarray, distances: np.ndarray, second_distances: np.ndarray | None = None
 ) -> None:
-    """Write clusters by sample id; without second distances these are NaN."""
-    if second_distances is None:
-        second_distances = np.full(len(ids), np.nan)
-    table = pa.table(
-        {
-            "sample_id": pa.array(ids, pa.string()),
-            "cluster": pa.array(clusters.astype(np.int32)),
-            "distance": pa.array(distances.astype(np.float32)),
-            "second_distance": pa.array(second_distances.astype(np.float32)),
-        }
-    )
-    _write_table(path, table)
+    """Write clusters by sample id; the last column is left out where nothing is known of it."""
+    columns = {
+        "sample_id": pa.array(ids, pa.string()),
+        "cluster": pa.array(clusters.astype(np.int32)),
+        "distance": pa.array(distances.astype(np.float32)),
+    }
+    if second_distances is not None:
+        columns["second_distance"] = pa.array(second_distances.astype(np.float32))
+    _write_table(path, pa.table(columns))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
@@ -184,7 +181,7 @@ def load_pseudo_labels(folder: Path) -> PseudoLabels:
         twice = next(sample_id for sample_id, count in Counter(ids).items() if count > 1)
         raise DataError(f"{folder / 'pseudo_labels.parquet'} names samples more than once, e.g. {twice}.")
     clusters, distances = table["cluster"].to_numpy(), table["distance"].to_numpy()
-    # Files of earlier versions have no second distances.
+    # Files of new samples and of earlier versions have no second distances.
     known = "second_distance" in table.column_names
     second_distances = table["second_distance"].to_numpy() if known else np.full(len(ids), np.nan, np.float32)
     return PseudoLabels(ids, clusters, distances, second_distances)

@@ -207,7 +207,7 @@ def check_distillation(config: RunConfig) -> None:
         return
     saved = Path(config.pretrain.weights).expanduser() / "config.json"
     # What does not exist at all is told by the check of the weights.
-    if saved.parent.is_file() or (saved.is_file() and not read_json(saved)["classes"]):
+    if saved.parent.is_file() or (saved.is_file() and not read_json(saved).get("classes")):
         raise _no_head(str(saved.parent))
 
 

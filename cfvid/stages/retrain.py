@@ -116,12 +116,12 @@ def _chosen(labels: PseudoLabels, *, share: float) -> PseudoLabels:
 def _objective(run: Run, labels: PseudoLabels) -> tuple[Objective, int]:
     """What N_cf learns, soft labels where there are some, and how many outputs it needs for that."""
     folder, weights = run.folder / "cluster", None
-    if run.config.retrain.confidence_weights:
+    num_clusters = 1 + int(labels.clusters_N.max())
+    if run.config.retrain.confidence_weights and num_clusters > 1:
         if np.isnan(labels.second_distances_N).any():
             raise _no_margins()
         values = margin_weights(labels.distances_N, labels.second_distances_N)
         weights = dict(zip(labels.ids, values.tolist(), strict=True))
-    num_clusters = 1 + int(labels.clusters_N.max())
     found = read_soft_labels(folder)
     if found is None:
         names = {i: (str(k),) for i, k in zip(labels.ids, labels.clusters_N.tolist(), strict=True)}

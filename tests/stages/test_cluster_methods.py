@@ -257,6 +257,11 @@ def test_soft_labels_come_back_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[1].shares_NT, soft.shares_NT)
 
 
+def test_one_cluster_is_told_as_such_whatever_the_options(pictures: Path, folder: Path) -> None:
+    with pytest.raises(DataError, match="all samples are in one cluster"):
+        go_on(pictures, folder, cluster__num_clusters=1, retrain__confidence_weights=True)
+
+
 # ---------------------------------------------------------------------------------------------- several networks
 
 

@@ -136,9 +136,12 @@ def _assign(pool: Pool, centroids_KP: np.ndarray, labels_K: Sequence[str] | None
     clusters, distances = pool.engine.assign(pool.points_NP, centroids_KP)
     if labels_K is None:
         return clusters, distances
+    columns_of: dict[str, list[int]] = {}
+    for column, label in enumerate(labels_K):
+        columns_of.setdefault(label, []).append(column)
     for label, rows in pool.rows_by_label().items():
-        own = np.flatnonzero([name == label for name in labels_K])
-        if len(own):
+        if label in columns_of:
+            own = np.array(columns_of[label])
             within, distances[rows] = pool.engine.assign(pool.points_NP[rows], centroids_KP[own])
             clusters[rows] = own[within]
     return clusters, distances

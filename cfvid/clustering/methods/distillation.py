@@ -29,7 +29,7 @@ def distillation(pool: Pool) -> Grouping:
     order = np.concatenate([used, np.setdiff1d(np.arange(num_classes), used)])
     shares_NC = softmax(logits_NC[:, order] / pool.config.temperature)
     classes_NC = np.broadcast_to(np.arange(num_classes, dtype=np.int32), shares_NC.shape)
-    centroids_KP = np.stack([pool.points_NP[clusters == k].mean(axis=0) for k in range(len(used))])
+    centroids_KP, distances_N = _means(pool.points_NP, clusters, num_clusters=len(used))
     logger.info(
         "cluster: the outputs of N_pre over %d classes at temperature %g, instead of cluster.num_clusters; "
         "%d classes are the most likely one of a sample",
@@ -39,10 +39,21 @@ def distillation(pool: Pool) -> Grouping:
     )
     return Grouping(
         clusters_N=clusters,
-        distances_N=((pool.points_NP - centroids_KP[clusters]) ** 2).sum(axis=1),
+        distances_N=distances_N,
         second_distances_N=np.full(num_samples, np.nan, np.float32),
         centroids_KP=centroids_KP,
         num_asked=num_classes,
         num_fitted=num_samples,
         soft=SoftLabels(classes_NC, shares_NC),
     )
+
+
+def _means(points_NP: np.ndarray, clusters_N: np.ndarray, *, num_clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each cluster, float32 (K, P), and each point's squared distance to its own, float32 (N,)."""
+    centroids_KP = np.empty((num_clusters, points_NP.shape[1]), np.float32)
+    distances_N = np.empty(len(points_NP), np.float32)
+    for k in range(num_clusters):
+        rows = np.flatnonzero(clusters_N == k)
+        centroids_KP[k] = points_NP[rows].mean(axis=0)
+        distances_N[rows] = ((points_NP[rows] - centroids_KP[k]) ** 2).sum(axis=1)
+    return centroids_KP, distances_N
