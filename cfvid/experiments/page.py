@@ -123,7 +123,7 @@ def _grid(
 
 def _paper(table: Mapping[str, Any]) -> dict[str, str]:
     rows = [
-        [name, *(_NOTHING if value is None else f"{value:g}" for value in values)]
+        [name, *(_NOTHING if value is None else f"{value:.1f}" for value in values)]
         for name, values in table["rows"].items()
     ]
     return {**table, "table": _table(["", *table["columns"]], rows), "note": _MARKS[table["mark"]]}

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _PATIENCE_S = 60.0
 """How long a group may take to save its state after a signal."""
-_HAS_CENTROIDS = ("kmeans", "per_label", "prototypes")
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,17 @@ def run_group(group: Group, *, done: Callable[[Cell], object]) -> None:
         logger.info("%s, %s", group.name, cell.arm)
         before = [stage for stage in cell.stages if stage in ("pretrain", "extract", "cluster")]
         run_stages(cell.config, cell.folder, stages=before, shared=cell.shared)
-        if "cluster" in cell.stages and cell.config.cluster.method in _HAS_CENTROIDS:
+        if "cluster" in cell.stages and _has_centroids(cell.config):
             # Now, not after the retraining: what it says should not have cost that.
             estimate(Run(cell.config, cell.folder, shared=cell.shared))
         after = [stage for stage in cell.stages if stage not in before]
         run_stages(cell.config, cell.folder, stages=after, shared=cell.shared)
         done(cell)
+
+
+def _has_centroids(config: RunConfig) -> bool:
+    """Whether the clusters have centroids among the features of N_pre, which the targets can be compared with."""
+    return config.cluster.method != "distillation" and not config.cluster.more_features
 
 
 def _failed(group: Group, text: str) -> Failure:

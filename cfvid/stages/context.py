@@ -124,9 +124,11 @@ class Run:
         home = self.shared / stage / digest_of(inputs)[:16]
         with own_folder(home, wait=True):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if not folder.is_symlink() or folder.resolve() != home.resolve():
-                folder.unlink(missing_ok=True)
-                folder.symlink_to(os.path.relpath(home, folder.parent))
+            # A folder can lie below another one of the run, which is a link itself.
+            link = folder.parent.resolve() / folder.name
+            if not link.is_symlink() or link.resolve() != home.resolve():
+                link.unlink(missing_ok=True)
+                link.symlink_to(os.path.relpath(home.resolve(), link.parent))
             yield
 
     def write_snapshots(self) -> None:

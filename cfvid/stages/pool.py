@@ -226,8 +226,8 @@ def _trained_head(run: Run, store: FeatureStore) -> tuple[np.ndarray, np.ndarray
     network, saved = load_network(folder)
     if not saved.classes:
         raise _no_head("N_pre")
-    made_from = (store.record.inputs["network"], store.record.inputs["layer"])
-    if made_from != (Record.read(folder, kind="network").digest, None):
+    made_from = (store.record.inputs["network"], store.record.inputs["layers"])
+    if made_from != (Record.read(folder, kind="network").digest, [None]):
         raise InputsChanged(
             "The run's features were made by another network or layer than its N_pre's last.",
             fix="Run the extract stage again.",
