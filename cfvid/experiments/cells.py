@@ -42,6 +42,15 @@ class Cell:
     folder: Path
     shared: Path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class of a configuration is made while running, and has no name that it could be pickled by.
+        return _unpickled, ({**vars(self), "config": self.config.plain()},)
+
+
+def _unpickled(values: dict[str, Any]) -> Cell:
+    plain = values["config"]
+    return Cell(**{**values, "config": resolve_layers(plain["modality"], [Layer("pickled", plain)])})
+
 
 @dataclass(frozen=True)
 class Group:

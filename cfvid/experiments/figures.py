@@ -89,7 +89,7 @@ def _lines(
         shown = [arm for arm in series if series[arm]]
         for number, arm in enumerate(shown):
             # Side by side, so that whiskers do not hide one another.
-            shift = 0.06 * (number - (len(shown) - 1) / 2)
+            shift = 0.04 * (number - (len(shown) - 1) / 2)
             _line(axes, places, series[arm], color=colors[arm], shift=shift, label=visible(shortened(arm, 30)))
         if zero:
             axes.axhline(0, color=INK, linewidth=1.2)

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from cfvid.report.comparison import taught_answers
 from cfvid.report.text import signed
 
 _FEWEST_RUNS = 4
 """A rank correlation over fewer runs says nothing."""
-_SHARED_CLASSES = 0.5
-"""A target is warned about when this share of its classes are pre-training labels."""
 
 
 def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -128,14 +127,8 @@ def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]
         found.append("One seed: intervals speak of the validation samples alone, not of another training.")
     elif num_seeds < 5:
         found.append(f"{num_seeds} seeds: intervals over so few are somewhat too narrow.")
-    pretraining = set(classes.get("pretrain", ()))
-    for name, target_classes in classes.items():
-        shared = len(pretraining.intersection(target_classes))
-        if name != "pretrain" and shared >= _SHARED_CLASSES * len(target_classes) > 0:
-            found.append(
-                f"{shared} of the {len(target_classes)} classes of {name} are pre-training labels: there N_pre has "
-                "been taught the answer, and ClusterFit can be expected to lose."
-            )
+    targets = {name: names for name, names in classes.items() if name != "pretrain"}
+    found += taught_answers(targets, classes.get("pretrain", ()))
     found += [
         f"The compute of {' and '.join(item['arms'])} differs by a factor of {item['ratio']:.2f}"
         + (f" at {results['axis']} = {item['point']}." if item["point"] else ".")

@@ -24,7 +24,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
 from cfvid.features import KIND as FEATURES_KIND
-from cfvid.report.comparison import Cell, Hits, cautions_of, gains_of, headline
+from cfvid.report.comparison import Cell, Hits, cautions_of, gains_of, headline, taught_answers
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
@@ -61,7 +61,10 @@ def collect(run: Run) -> dict[str, Any]:
         "modality": run.config.modality,
         "seed": run.config.seed,
         "headline": headline(gains),
-        "cautions": cautions_of(gains, num_scored=num_scored, archs=archs),
+        "cautions": [
+            *cautions_of(gains, num_scored=num_scored, archs=archs),
+            *taught_answers({name: t["classes"] for name, t in targets.items()}, _pretraining_classes(run, problems)),
+        ],
         "scores": scores,
         "gains": gains,
         "targets": targets,
@@ -231,13 +234,22 @@ def _hits(path: Path) -> Hits:
 
 
 def _target(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
-    """A target's number of classes and of training samples, by the manifest that was used; None where unknown."""
+    """A target's classes and number of training samples, by the manifest that was used; None where unknown."""
     with tolerant(problems, f"the samples of {name}"):
         path = contained(run.folder / "data", f"{name}.parquet")
         if path.is_file():
             train = Manifest(pyarrow.parquet.read_table(path)).split("train")
-            return {"num_classes": len(train.classes), "num_train": len(train.labels_by_id)}
-    return {"num_classes": None, "num_train": None}
+            return {"num_classes": len(train.classes), "num_train": len(train.labels_by_id), "classes": train.classes}
+    return {"num_classes": None, "num_train": None, "classes": []}
+
+
+def _pretraining_classes(run: Run, problems: list[str]) -> list[str]:
+    """The labels that N_pre was trained on here; none for a task without labels, or weights that were brought."""
+    path = run.folder / "pretrain" / "network" / "config.json"
+    with tolerant(problems, "pretrain/network"):
+        if path.is_file() and run.config.pretrain.task == "labels":
+            return list(read_json(path)["classes"])
+    return []
 
 
 # ---------------------------------------------------------------------------------------------- training

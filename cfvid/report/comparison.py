@@ -23,6 +23,8 @@ PROTOCOL_NAMES = {"linear": "linear probe", "finetune": "full fine-tuning"}
 PRIMARY_METRIC = "top1"
 _NUM_RESAMPLES = 20_000
 _LEVEL = 0.95
+_SHARED_CLASSES = 0.5
+"""A target is warned about when this share of its classes are pre-training labels."""
 
 Hits = Mapping[str, bool]
 """Whether each scored sample was named rightly, by sample id."""
@@ -197,6 +199,24 @@ def _detail(entry: Mapping[str, Any]) -> str:
         f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}, {verdict}). "
         f"N_cf does better on {entry['won']} and worse on {entry['lost']} of {entry['num_samples']} samples."
     )
+
+
+def taught_answers(classes: Mapping[str, Sequence[str]], pretraining: Sequence[str]) -> list[str]:
+    """A caution for each target of whose classes at least half are pre-training labels.
+
+    Args:
+        classes: of each target.
+        pretraining: the labels that N_pre was trained on.
+    """
+    found = []
+    for target, names in classes.items():
+        shared = len(set(pretraining).intersection(names))
+        if shared >= _SHARED_CLASSES * len(names) > 0:
+            found.append(
+                f"{shortened(target, 80)}: {shared} of its {len(names)} classes are pre-training labels: there N_pre "
+                "has been taught the answer, and ClusterFit can be expected to lose."
+            )
+    return found
 
 
 def cautions_of(

@@ -63,7 +63,7 @@ def test_targets_whose_classes_were_pretrained_on_are_warned_about() -> None:
     classes = {"pretrain": ["a", "b", "c"], "same": ["a", "b"], "other": ["c", "x", "y"]}
     told = [text for text in cautions(results([]), classes=classes) if "pre-training labels" in text]
     assert len(told) == 1
-    assert told[0].startswith("2 of the 2 classes of same")
+    assert told[0].startswith("same: 2 of its 2 classes")
 
 
 def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:

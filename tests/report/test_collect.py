@@ -39,7 +39,8 @@ def test_a_whole_run(run: Run) -> None:
     ]
     top1 = report["gains"][0]
     assert (top1["won"], top1["lost"], top1["num_samples"], top1["chance"]) == (3, 0, 12, pytest.approx(100 / 3))
-    assert report["targets"] == {"target": {"num_classes": 3, "num_train": 24, "num_scored": 12}}
+    target = {"num_classes": 3, "num_train": 24, "num_scored": 12, "classes": ["class0", "class1", "class2"]}
+    assert report["targets"] == {"target": target}
     assert report["pretrain"]["held_out_accuracy"] == 0.75
     assert report["pretrain"]["curve"][0] == {"epoch": 1.0, "loss": 1.0, "accuracy": 0.2}
     assert len(report["retrain"]["curve"]) == 3

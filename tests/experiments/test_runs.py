@@ -1,0 +1,175 @@
+"""Every shipped experiment runs, in its smallest size; a re-run trains nothing; failures cost their own runs only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny import tiny_values, write_pictures
+
+from cfvid.errors import CfvidError
+from cfvid.experiments.cells import expand
+from cfvid.experiments.experiment import run_experiment
+from cfvid.experiments.spec import ExperimentConfig, layer_of, read_experiment
+from cfvid.loading import shipped_files
+from cfvid.models.weights import load_network
+from cfvid.pipeline import run_stages
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def experiment(pictures: Path, **changes: Any) -> ExperimentConfig:
+    """Two points, two seeds, on tiny pictures."""
+    settings = tiny_values(pictures, transfer__protocols=["linear"], pretrain__training__epochs=1)
+    settings["retrain"]["training"]["epochs"] = 1
+    trainings = [settings[stage]["training"] for stage in ("pretrain", "retrain")]
+    for training in [*trainings, settings["transfer"]["finetune"]]:
+        training["warmup_epochs"] = 0.0  # the shipped defaults have one epoch of it
+    values: dict[str, Any] = {
+        "title": "A test",
+        "question": "Does it run?",
+        "modality": settings.pop("modality"),
+        "axis": {"name": "p", "key": "pretrain.label_noise", "values": [0.0, 0.5]},
+        "arms": {"n_pre": {"network": "n_pre"}, "clusterfit": {}, "random": {"network": "random"}},
+        "set": settings,
+        "sizes": {"smoke": {"seeds": [0, 1]}},
+    }
+    return ExperimentConfig.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_files("experiments")))
+def test_every_shipped_experiment_runs_in_its_smoke_size(name: str, tmp_path: Path) -> None:
+    shipped = read_experiment(name)
+    results = run_experiment(shipped, tmp_path, size="smoke", command=f"cfvid experiment {name} --size smoke")
+    assert results["missing"] == []
+    assert {verdict["contender"] for verdict in results["verdicts"]} <= set(shipped.contenders)
+    assert results["verdicts"]
+    groups = expand(shipped, size="smoke", output=tmp_path)
+    scored = {(s["point"], s["seed"], s["arm"]) for s in results["scores"]}
+    assert scored == {(cell.point, cell.seed, cell.arm) for group in groups for cell in group.cells}
+    page = (tmp_path / "report.md").read_text()
+    assert shipped.question in page
+    assert f"cfvid experiment {name} --size smoke" in page
+    for table in shipped.paper:
+        assert f"[{table.mark}]" in page
+    for line in page.splitlines():
+        if "<picture>" in line:
+            assert (tmp_path / line.partition('src="')[2].partition('"')[0]).is_file()
+
+
+def test_a_sweep_shares_its_stages_and_a_rerun_trains_nothing(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = experiment(pictures, axis={"name": "K", "key": "cluster.num_clusters", "values": [2, 3, 4]})
+    first = run_experiment(sweep, tmp_path, size="smoke")
+    # One pretraining and one extraction for each seed, whatever the number of points.
+    assert len(list((tmp_path / "stages" / "pretrain").iterdir())) == 2
+    assert len(list((tmp_path / "stages" / "extract").iterdir())) == 2
+    assert len(list((tmp_path / "stages" / "retrain").iterdir())) == 6
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    with caplog.at_level(logging.INFO, logger="cfvid"):
+        again = run_experiment(sweep, tmp_path, size="smoke")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")} == before
+    assert " epoch 1: " not in caplog.text
+    assert json.dumps(again) == json.dumps(first)
+
+
+def test_equal_compute_is_counted_and_told(pictures: Path, tmp_path: Path) -> None:
+    arms = {
+        "n_pre": {"network": "n_pre"},
+        "n_pre_2x": {"network": "n_pre", "scale": {"pretrain.training.epochs": 2}},
+        "clusterfit": {},
+    }
+    equal = experiment(
+        pictures, arms=arms, axis=None, equal_compute=[["n_pre_2x", "clusterfit"], ["n_pre", "n_pre_2x"]]
+    )
+    longer = layer_of({"pretrain.training.epochs": 8, "retrain.training.epochs": 8}, name="test")
+    results = run_experiment(equal, tmp_path, size="smoke", overrides=longer)
+    spent = {entry["arm"]: entry["train_flops"] for entry in results["compute"]["by_arm"]}
+    assert spent["n_pre_2x"] == pytest.approx(2 * spent["n_pre"])
+    assert spent["clusterfit"] == pytest.approx(spent["n_pre_2x"], rel=0.05)
+    assert [item["arms"] for item in results["compute"]["unequal"]] == [["n_pre", "n_pre_2x"]]
+
+
+def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Path) -> None:
+    spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
+    one = run_experiment(spec, tmp_path / "one", size="smoke")
+    two = run_experiment(spec, tmp_path / "two", size="smoke", jobs=2)
+    assert two["scores"] == one["scores"]
+    assert two["gains"] == one["gains"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_group_that_fails_does_not_end_the_others(pictures: Path, tmp_path: Path, jobs: int) -> None:
+    axis = {"name": "K", "points": {"good": {"cluster.num_clusters": 3}, "bad": {"cluster.num_clusters": 1000}}}
+    spec = experiment(pictures, axis=axis, sizes={"smoke": {"seeds": [0]}})
+    with pytest.raises(CfvidError, match="1 of 2 groups of runs failed") as failed:
+        run_experiment(spec, tmp_path, size="smoke", jobs=jobs)
+    assert "num_clusters is 1000" in str(failed.value)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {s["point"] for s in results["scores"] if s["arm"] == "clusterfit"} == {"good"}
+    assert results["missing"]
+
+
+def test_a_stopped_experiment_leaves_no_process_and_goes_on(pictures: Path, tmp_path: Path) -> None:
+    """SIGTERM to the parent alone: its children end too, and the same command finishes."""
+    spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}}).model_dump(mode="json")
+    spec["set"]["pretrain"]["training"]["epochs"] = 200  # long enough to be stopped in
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(spec))  # JSON is YAML
+    command = [sys.executable, "-m", "cfvid", "experiment", str(path), "--size", "smoke", "--jobs", "2"]
+    command += ["--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    metrics = tmp_path / "out" / "stages" / "pretrain"
+    deadline = time.monotonic() + 120
+    while len(list(metrics.glob("*/states/epoch-*"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(90) == 143
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline + 60:  # helpers of multiprocessing end a moment after those they help
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    shorter = [*command, "--pretrain.training.epochs", "1"]
+    assert subprocess.run(shorter, capture_output=True, timeout=200, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(shipped_files("experiments")))
+def test_the_first_steps_of_the_papers_size_run_on_generated_data(name: str, tmp_path: Path) -> None:
+    """Its networks, input and clustering, on a handful of generated pictures or short clips: one epoch of two batches."""
+    shipped = read_experiment(name)
+    video = shipped.modality == "video"
+    source = {"path": f"embedded:{'motion' if video else 'shapes'}", "per_class": [1, 1]}
+    short = {"epochs": 1, "batch_size": 2, "lr": 1e-4, "warmup_epochs": 0.0, "schedule": "constant", "milestones": []}
+    few = {
+        "data": {"pretrain": {**source, "class_share": [0.0, 0.6]}, "targets": {"target": source}},
+        "pretrain.training": short,
+        "retrain.training": short,
+        "extract": {"batch_size": 4, "dtype": "fp32"},  # statistics of two batches make wild features
+        "cluster.num_clusters": 2,
+        "transfer.protocols": ["linear"],
+        "runtime": {"num_workers": 0, "device": "cpu"},
+    }
+    if video:
+        few["input"] = {"num_frames": 4, "score_clips": 1}
+        few["data"]["pretrain"]["class_share"] = [0.0, 0.3]
+    groups = expand(shipped, size="paper", output=tmp_path, overrides=layer_of(few, name="test"))
+    cells = {cell.arm: cell for cell in groups[0].cells}
+    contender = shipped.contenders[0]
+    for arm in [*shipped.arms[contender].teachers, contender]:
+        cell = cells[arm]
+        run_stages(cell.config, cell.folder, stages=[s for s in cell.stages if s != "transfer"], shared=cell.shared)
+    network, _ = load_network(cell.folder / "retrain" / "network")
+    assert network.arch == cell.config.retrain_arch in ("resnet50", "r2plus1d_34")
