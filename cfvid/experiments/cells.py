@@ -8,6 +8,7 @@ OUT/
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,19 +84,18 @@ def expand(
     chosen = experiment.sizes.get(size)
     if chosen is None:
         raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
+    wanted = [name for name in experiment.arms if chosen.arms is None or name in chosen.arms]
+    points = {p: s for p, s in experiment.points(chosen).items() if chosen.points is None or p in chosen.points}
     groups = []
-    for point, settings in experiment.points(chosen).items():
-        if chosen.points is not None and point not in chosen.points:
-            continue
-        for seed in chosen.seeds:
-            common = [
-                layer_of(experiment.set, name="experiment"),
-                layer_of(chosen.set, name=f"size {size}"),
-                layer_of(settings, name=f"point {point}"),
-            ]
-            maker = _Maker(experiment, common, point, seed, output, overrides)
-            wanted = [name for name in experiment.arms if chosen.arms is None or name in chosen.arms]
-            groups.append(Group(point, seed, list(maker.cells(wanted))))
+    # Seed by seed: an experiment that is stopped has whole tables over fewer seeds.
+    for seed, (point, settings) in itertools.product(chosen.seeds, points.items()):
+        common = [
+            layer_of(experiment.set, name="experiment"),
+            layer_of(chosen.set, name=f"size {size}"),
+            layer_of(settings, name=f"point {point}"),
+        ]
+        maker = _Maker(experiment, common, point, seed, output, overrides)
+        groups.append(Group(point, seed, list(maker.cells(wanted))))
     return groups
 
 

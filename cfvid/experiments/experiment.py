@@ -12,7 +12,7 @@ from cfvid.errors import CfvidError
 from cfvid.experiments.cells import Group, expand
 from cfvid.experiments.page import text_table, write_page
 from cfvid.experiments.results import collect
-from cfvid.experiments.runner import run_groups
+from cfvid.experiments.runner import Failure, run_groups
 from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.experiments.verdict import cautions, predictions, verdicts
 from cfvid.report.table import print_text
@@ -50,13 +50,16 @@ def run_experiment(
         CfvidError: when runs failed; the results of the others are written first.
     """
     groups = expand(experiment, size=size, output=output, overrides=overrides)
+    failures: list[Failure] = []
     with own_folder(output):
-        failures = run_groups(groups, jobs=jobs)
-        results = summarise(experiment, groups, size=size, command=command)
-        write_json(output / "results.json", results)
-        page = write_page(results, output)
-    print_text(text_table(results))
-    logger.info("experiment: %s", page)
+        try:
+            failures = run_groups(groups, jobs=jobs)
+        finally:  # also of an experiment that is stopped: what is done is worth knowing
+            results = summarise(experiment, groups, size=size, command=command)
+            write_json(output / "results.json", results)
+            page = write_page(results, output)
+            print_text(text_table(results))
+            logger.info("experiment: %s", page)
     if failures:
         raise CfvidError(
             f"{len(failures)} of {len(groups)} groups of runs failed:\n"

@@ -49,7 +49,7 @@ def test_every_shipped_experiment_has_three_sizes_whose_runs_are_valid(name: str
 
 def test_points_seeds_and_arms_become_runs(tmp_path: Path) -> None:
     groups = expand(experiment(), size="smoke", output=tmp_path)
-    assert [(group.point, group.seed) for group in groups] == [("0.0", 3), ("0.0", 4), ("0.5", 3), ("0.5", 4)]
+    assert [(group.point, group.seed) for group in groups] == [("0.0", 3), ("0.5", 3), ("0.0", 4), ("0.5", 4)]
     cells = {cell.arm: cell for cell in groups[3].cells}
     assert {cell.config.pretrain.label_noise for cell in cells.values()} == {0.5}
     assert {cell.config.seed for cell in cells.values()} == {4}

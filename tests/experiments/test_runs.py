@@ -148,7 +148,7 @@ def test_a_stopped_experiment_leaves_no_process_and_goes_on(pictures: Path, tmp_
 
 @pytest.mark.parametrize("name", sorted(shipped_files("experiments")))
 def test_the_first_steps_of_the_papers_size_run_on_generated_data(name: str, tmp_path: Path) -> None:
-    """Its networks, input and clustering, on a handful of generated pictures or short clips: one epoch of two batches."""
+    """Its networks, input and clustering, on a handful of generated pictures or short clips: one epoch of batches."""
     shipped = read_experiment(name)
     video = shipped.modality == "video"
     source = {"path": f"embedded:{'motion' if video else 'shapes'}", "per_class": [1, 1]}
