@@ -134,7 +134,10 @@ def _start(group: Group, threads: int) -> _Worker:
 
 def _work(group: Group, threads: int, messages: Connection) -> None:
     """In the child: the group's runs, then how it ended."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)  # the rest is in each run's own log
+    logging.getLogger("cfvid").addHandler(terminal)
+    logging.getLogger("cfvid").setLevel(logging.INFO)
     torch.set_num_threads(threads)
     group = Group(group.point, group.seed, [_with_workers(cell, threads) for cell in group.cells])
     try:

@@ -49,9 +49,11 @@ def test_near_collapse_is_severe() -> None:
 
 
 def test_copies_of_the_training_labels_are_severe() -> None:
-    even = figures([10] * 8, noisy_labels={"nmi": 0.91}, labels={"nmi": 0.49})
+    even = figures([10] * 8, noisy_labels={"nmi": 0.91, "num_samples": 80}, labels={"nmi": 0.49, "num_samples": 80})
     [told] = severe(even)
     assert "copy the labels" in told
     assert "noise included" in told
     assert severe(even, max_label_nmi=0.95) == []
+    [other] = severe(even | {"labels": {"nmi": 0.49, "num_samples": 200}})
+    assert "noise included" not in other
     assert severe(figures([10] * 8, noisy_labels=None, labels={"nmi": 0.99})) == []
