@@ -287,6 +287,8 @@ def _skips(run: Run, records: Mapping[str, Record], problems: list[str]) -> dict
     """By stage (and by target and split): samples, skips, reasons with their counts, examples, decoder fallbacks."""
     found = {}
     samples = {"pretrain": _num_rows(run.folder / "pretrain" / "labels.parquet")}
+    if "pretrain" in records:
+        samples["pretrain"] = records["pretrain"].facts.get("num_samples", samples["pretrain"])
     if "cluster" in records:
         samples["retrain"] = records["cluster"].facts.get("num_samples")
     for stage in ("pretrain", "extract", "retrain"):

@@ -19,6 +19,7 @@ from torch import nn
 from cfvid.config import RunConfig
 from cfvid.data.loader import Batch, SampleLoader
 from cfvid.data.manifest import Manifest
+from cfvid.errors import ConfigError
 from cfvid.models.zoo import Network
 from cfvid.seeds import stream
 from cfvid.tasks.measure import Device, Measured, question_accuracy
@@ -29,6 +30,8 @@ GRID = 3
 """Tiles in a row and in a column."""
 TILE_SHARE = 64 / 75
 """Of a cell's side: 64 pixels of 75, as in the original."""
+_SMALLEST_CELL = 4
+"""Pixels."""
 GREY_SHARE = 0.3
 """Of the pictures, as in the original."""
 
@@ -78,7 +81,11 @@ def _grey(views: torch.Tensor) -> torch.Tensor:
 
 
 class Jigsaw:
-    """See `cfvid.tasks.base.Task`."""
+    """See `cfvid.tasks.base.Task`.
+
+    Raises:
+        ConfigError: when the pictures are too small to be cut.
+    """
 
     dims: ClassVar[frozenset[int]] = frozenset({2})
     needs_labels: ClassVar[bool] = False
@@ -86,6 +93,12 @@ class Jigsaw:
     def __init__(self, config: RunConfig, *, samples: Manifest, held_out: Manifest) -> None:
         self._arch, self._seed = config.pretrain.arch, config.seed
         self._num_permutations = config.pretrain.num_permutations
+        crop_size = config.plain("input")["input"]["crop_size"]
+        if crop_size < _SMALLEST_CELL * GRID:
+            raise ConfigError(
+                f"pretrain.task is jigsaw, but input.crop_size is {crop_size}: its tiles would be specks.",
+                fix=f"Set it to at least {_SMALLEST_CELL * GRID}.",
+            )
         self.samples, self.held_out = samples, held_out
         self.classes: list[str] = []
         self.chance = 1 / self._num_permutations
