@@ -18,7 +18,7 @@ from cfvid.errors import CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run
-from cfvid.stages.estimate import estimate
+from cfvid.stages.estimate import can_estimate, estimate
 from cfvid.training import interrupts
 
 logger = logging.getLogger(__name__)
@@ -76,17 +76,12 @@ def run_group(group: Group, *, done: Callable[[Cell], object]) -> None:
         logger.info("%s, %s", group.name, cell.arm)
         before = [stage for stage in cell.stages if stage in ("pretrain", "extract", "cluster")]
         run_stages(cell.config, cell.folder, stages=before, shared=cell.shared)
-        if "cluster" in cell.stages and _has_centroids(cell.config):
+        if "cluster" in cell.stages and can_estimate(cell.config):
             # Now, not after the retraining: what it says should not have cost that.
             estimate(Run(cell.config, cell.folder, shared=cell.shared))
         after = [stage for stage in cell.stages if stage not in before]
         run_stages(cell.config, cell.folder, stages=after, shared=cell.shared)
         done(cell)
-
-
-def _has_centroids(config: RunConfig) -> bool:
-    """Whether the clusters have centroids among the features of N_pre, which the targets can be compared with."""
-    return config.cluster.method != "distillation" and not config.cluster.more_features
 
 
 def _failed(group: Group, text: str) -> Failure:

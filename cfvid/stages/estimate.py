@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from cfvid.artifacts import Record, read_json, write_json
+from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.stability import stability
+from cfvid.config import RunConfig
+from cfvid.errors import ConfigError
 from cfvid.evaluation.linear import LinearProbe
 from cfvid.features import FeatureStore
 from cfvid.models.weights import load_network
@@ -43,14 +46,25 @@ def estimate(run: Run) -> Path:
     probe of the features ("raw") and of the centroids that stand for them ("smoothed"): what the clusters kept.
 
     Raises:
-        ArtifactError: when the clusters are not there, or were not made by clustering.
+        ArtifactError: when the clusters are not there.
+        ConfigError: when their centroids do not lie among the features of N_pre alone.
     """
+    if not can_estimate(run.config):
+        raise ConfigError(
+            "There is no estimate for these clusters: they have no centroids among the features of N_pre alone.",
+            why="they come from distillation, or from several networks (cluster.more_features)",
+        )
     [(folder, inputs)] = claims(run)
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done:
             write_json(folder / ESTIMATE_NAME, _figures(run, folder))
             Record.write(folder, kind=KIND, inputs=inputs, files=[ESTIMATE_NAME])
     return folder
+
+
+def can_estimate(config: RunConfig) -> bool:
+    """Whether the clusters have centroids among the features of N_pre, which the targets can be compared with."""
+    return config.cluster.method != "distillation" and not config.cluster.more_features
 
 
 def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -78,21 +92,10 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
     quality = read_json(run.folder / "cluster" / "quality.json")
     projection = Projection.load(run.folder / "cluster" / "projection.safetensors")
     centroids_KP = np.load(run.folder / "cluster" / "centroids.npy", allow_pickle=False)
-    store, config = FeatureStore(run.folder / "extract"), run.config.cluster
     engine = build_engine(run)
-    figures = {
-        "effective_share": quality["effective_clusters"] / config.num_clusters,
-        "stability_ari": stability(
-            engine,
-            projection.transform(store.gather(store.ids)),
-            seed=run.config.seed,
-            num_seeds=NUM_SEEDS,
-            num_clusters=config.num_clusters,
-            spherical=config.distance == "spherical",
-            iterations=config.iterations,
-            restarts=config.restarts,
-            max_points_per_centroid=config.max_points_per_centroid,
-        ),
+    figures: dict[str, Any] = {
+        "effective_share": quality["effective_clusters"] / (quality["num_clusters"] + quality["num_empty"]),
+        "stability_ari": _stability(run, engine, projection),
         "nmi_training_labels": (quality["noisy_labels"] or {}).get("nmi"),
         "probes": {},
     }
@@ -106,6 +109,25 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
         figures["probes"][name] = {"raw": _probe(run, target, points), "smoothed": _probe(run, target, smoothed)}
     logger.info("estimate: %s", {key: value for key, value in figures.items() if key != "probes"})
     return figures
+
+
+def _stability(run: Run, engine: KMeansEngine, projection: Projection) -> float | None:
+    """How much k-means over all samples agrees with itself; None for methods that are something else."""
+    config = run.config.cluster
+    if config.method != "kmeans":
+        return None
+    store = FeatureStore(run.folder / "extract")
+    return stability(
+        engine,
+        projection.transform(store.gather(store.ids)),
+        seed=run.config.seed,
+        num_seeds=NUM_SEEDS,
+        num_clusters=config.num_clusters,
+        spherical=config.distance == "spherical",
+        iterations=config.iterations,
+        restarts=config.restarts,
+        max_points_per_centroid=config.max_points_per_centroid,
+    )
 
 
 Points = tuple[list[str], np.ndarray]
