@@ -22,10 +22,11 @@ from cfvid import __version__
 from cfvid.errors import CfvidError, ConfigError
 
 STAGE_HELP = {
-    "train": "all stages in order, skipping what is done",
+    "train": "all stages in order (but for the estimate), skipping what is done",
     "pretrain": "N_pre, from labels or from weights that you bring",
     "extract": "the features of the pool by N_pre",
     "cluster": "pseudo-labels from the features",
+    "estimate": "what the pseudo-labels promise, before the retraining is paid for",
     "retrain": "N_cf, a new network from scratch on the pseudo-labels",
     "transfer": "score N_pre, N_cf and a random network on the targets",
     "report": "report.json, report.html and a table",
@@ -167,7 +168,7 @@ def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.verbose:
         logging.getLogger("cfvid").setLevel(logging.DEBUG)
     from cfvid.loading import load
-    from cfvid.pipeline import STAGES, describe_plan, run_stages
+    from cfvid.pipeline import TRAIN, describe_plan, run_stages
     from cfvid.stages.context import CONFIG_NAME, dump_config
 
     config = load(
@@ -185,7 +186,7 @@ def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
         print("\n".join(describe_plan(config, output)), flush=True)
         return 0
     _warn_of_twins()
-    stages = list(STAGES) if options.command == "train" else [options.command]
+    stages = TRAIN if options.command == "train" else [options.command]
     run_stages(config, output, stages=stages, fresh=options.fresh)
     return 0
 

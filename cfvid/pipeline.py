@@ -12,7 +12,7 @@ from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
 from cfvid.preflight import check
 from cfvid.report.stage import report
-from cfvid.stages import Run, cluster, extract, pretrain, retrain, transfer
+from cfvid.stages import Run, cluster, estimate, extract, pretrain, retrain, transfer
 from cfvid.stages.pool import WITH_K
 
 logger = logging.getLogger(__name__)
@@ -21,18 +21,22 @@ STAGES: dict[str, Callable[[Run], Path]] = {
     "pretrain": pretrain,
     "extract": extract,
     "cluster": cluster,
+    "estimate": estimate,
     "retrain": retrain,
     "transfer": transfer,
     "report": report,
 }
 """All stages, in order."""
 
+TRAIN = ("pretrain", "extract", "cluster", "retrain", "transfer", "report")
+"""Those of `cfvid train`."""
+
 
 def run_stages(
     config: RunConfig,
     output: Path,
     *,
-    stages: Sequence[str] = tuple(STAGES),
+    stages: Sequence[str] = TRAIN,
     fresh: bool = False,
     shared: Path | None = None,
 ) -> dict[str, Path]:
@@ -41,7 +45,7 @@ def run_stages(
     Args:
         config: the resolved configuration.
         output: the run folder.
-        stages: which ones; by default all.
+        stages: which ones; by default those of `cfvid train`.
         fresh: discard stages that were made from other inputs, instead of refusing.
         shared: keep the work there, by what it is made from, for all runs that ask for the same (see `Run`).
 
@@ -70,7 +74,7 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
         CfvidError: what stands in the way, as before a real run.
     """
     run = Run(config, output)
-    check(run, list(STAGES))
+    check(run, TRAIN)
     pool, labelled = run.manifest("clusterfit").split("train"), run.manifest("pretrain").split("train")
     lines = [f"run folder   {output}"]
     if config.pretrain.weights:

@@ -13,6 +13,7 @@ from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact
 from cfvid.models.zoo import feature_dims
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
+from cfvid.stages.estimate import claims as of_estimate
 from cfvid.stages.extract import claims as of_extract
 from cfvid.stages.pool import WITH_LABELS, check_counts, check_distillation, expected_labels, store_dims
 from cfvid.stages.pretrain import claims as of_pretrain
@@ -26,6 +27,7 @@ _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = 
     "pretrain": of_pretrain,
     "extract": of_extract,
     "cluster": of_cluster,
+    "estimate": of_estimate,
     "retrain": of_retrain,
     "transfer": of_transfer,
 }
@@ -51,7 +53,7 @@ def check(run: Run, stages: Collection[str]) -> None:
         with faults.collected():
             pool = run.manifest("clusterfit").split("train")
             _check_pool(run, pool, stages, faults)
-    if "transfer" in stages:
+    if not {"transfer", "estimate"}.isdisjoint(stages):
         with faults.collected():
             for arch in {run.config.pretrain.arch, run.config.retrain_arch}:
                 feature_dims(arch, run.config.transfer.linear.layers, run.modality.example(1).shape)

@@ -238,7 +238,7 @@ def test_assign_refuses_features_made_in_another_way(
     out = tmp_path / "assigned.parquet"
     arguments = ["assign", str(data), "--output", str(folder), "--out", str(out)]
     assert main([*arguments, "--extract.layer", "layer1"]) == 4
-    assert 'layer: null -> "layer1"' in capsys.readouterr().err
+    assert 'layers: [null] -> ["layer1"]' in capsys.readouterr().err
     assert main([*arguments[:-1], str(tmp_path / "a.csv")]) == 2
 
     copy = tmp_path / "copy"

@@ -14,7 +14,7 @@ from cfvid.artifacts import Record
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.features import FeatureStore
 from cfvid.models.weights import load_network
-from cfvid.pipeline import STAGES, run_stages
+from cfvid.pipeline import TRAIN, run_stages
 from cfvid.stages.cluster import assign, read_pseudo_labels
 
 
@@ -134,7 +134,7 @@ def test_an_unlabelled_pool_can_be_clustered_and_retrained_on(pictures: Path, tm
     for number, path in enumerate(sorted((pictures / "train").rglob("*.png"))):
         (pool / f"{number:03d}.png").write_bytes(path.read_bytes())
     config = tiny_config(pictures, data__clusterfit=str(pool), pretrain__training__epochs=1)
-    run_stages(config, tmp_path / "run", stages=[s for s in STAGES if s not in ("transfer", "report")])
+    run_stages(config, tmp_path / "run", stages=[s for s in TRAIN if s not in ("transfer", "report")])
     quality = json.loads((tmp_path / "run" / "cluster" / "quality.json").read_text())
     assert quality["labels"] is None
     assert (tmp_path / "run" / "retrain" / "network" / "model.safetensors").is_file()

@@ -19,6 +19,7 @@ from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
 from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of
 from cfvid.loading import resolve_layers, shipped
+from cfvid.stages.estimate import can_estimate
 from cfvid.yaml_layers import Layer, merge, read_yaml
 
 _STAGES = {
@@ -134,6 +135,8 @@ class _Maker:
         stages = list(_STAGES[arm.network])
         if is_teacher and "extract" not in stages:
             stages.insert(stages.index("transfer"), "extract")
+        if "cluster" in stages and can_estimate(config):
+            stages.insert(stages.index("retrain"), "estimate")
         return Cell(
             self.point, self.seed, name, arm.network, config, stages, self._folder(name), self.output / "stages"
         )

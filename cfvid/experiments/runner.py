@@ -17,8 +17,6 @@ from cfvid.config import RunConfig
 from cfvid.errors import CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group
 from cfvid.pipeline import run_stages
-from cfvid.stages import Run
-from cfvid.stages.estimate import can_estimate, estimate
 from cfvid.training import interrupts
 
 logger = logging.getLogger(__name__)
@@ -74,13 +72,7 @@ def run_group(group: Group, *, done: Callable[[Cell], object]) -> None:
     """
     for cell in group.cells:
         logger.info("%s, %s", group.name, cell.arm)
-        before = [stage for stage in cell.stages if stage in ("pretrain", "extract", "cluster")]
-        run_stages(cell.config, cell.folder, stages=before, shared=cell.shared)
-        if "cluster" in cell.stages and can_estimate(cell.config):
-            # Now, not after the retraining: what it says should not have cost that.
-            estimate(Run(cell.config, cell.folder, shared=cell.shared))
-        after = [stage for stage in cell.stages if stage not in before]
-        run_stages(cell.config, cell.folder, stages=after, shared=cell.shared)
+        run_stages(cell.config, cell.folder, stages=cell.stages, shared=cell.shared)
         done(cell)
 
 

@@ -2,9 +2,10 @@
 
 from cfvid.stages.cluster import cluster
 from cfvid.stages.context import Run
+from cfvid.stages.estimate import estimate
 from cfvid.stages.extract import extract
 from cfvid.stages.pretrain import pretrain
 from cfvid.stages.retrain import retrain
 from cfvid.stages.transfer import transfer
 
-__all__ = ["Run", "cluster", "extract", "pretrain", "retrain", "transfer"]
+__all__ = ["Run", "cluster", "estimate", "extract", "pretrain", "retrain", "transfer"]

@@ -1,0 +1,56 @@
+"""What is said of pseudo-labels before they are trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.tiny import tiny_config, write_pictures
+
+from cfvid.artifacts import read_json
+from cfvid.errors import ConfigError
+from cfvid.pipeline import run_stages
+
+BEFORE = ["pretrain", "extract", "cluster", "estimate"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def figures(pictures: Path, folder: Path, **changes: object) -> dict:
+    run_stages(tiny_config(pictures, pretrain__training__epochs=4, **changes), folder, stages=BEFORE)
+    return dict(read_json(folder / "estimate" / "estimate.json"))
+
+
+def test_the_figures_of_an_estimate(pictures: Path, tmp_path: Path) -> None:
+    found = figures(pictures, tmp_path / "run")
+    quality = read_json(tmp_path / "run" / "cluster" / "quality.json")
+    assert found["effective_share"] == pytest.approx(quality["effective_clusters"] / 4)
+    assert found["nmi_training_labels"] == quality["noisy_labels"]["nmi"]
+    assert 0 < found["stability_ari"] <= 1
+    assert found["probes"]["target"]["raw"] > 80  # the classes are hues, which N_pre has learnt
+    assert found["probes"]["target"]["smoothed"] <= 100
+    assert not (tmp_path / "run" / "retrain").exists()
+
+
+def test_one_cluster_keeps_nothing_of_the_features(pictures: Path, tmp_path: Path) -> None:
+    found = figures(pictures, tmp_path / "run", cluster__num_clusters=1)
+    assert found["probes"]["target"]["smoothed"] == pytest.approx(100 / 3)
+    assert found["probes"]["target"]["raw"] > 80
+    assert found["stability_ari"] == 1
+
+
+def test_an_inner_layer_is_probed_where_it_was_clustered(pictures: Path, tmp_path: Path) -> None:
+    found = figures(pictures, tmp_path / "run", extract__layer="layer2")
+    assert found["probes"]["target"]["raw"] > 80
+
+
+def test_methods_without_k_means_have_no_stability(pictures: Path, tmp_path: Path) -> None:
+    assert figures(pictures, tmp_path / "run", cluster__method="prototypes")["stability_ari"] is None
+
+
+def test_distilled_labels_have_no_estimate(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no estimate"):
+        figures(pictures, tmp_path / "run", cluster__method="distillation")
