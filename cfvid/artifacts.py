@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -28,6 +29,8 @@ from filelock import FileLock, Timeout
 
 from cfvid import __version__
 from cfvid.errors import ArtifactError, DamagedArtifact, DataError, FolderInUse, InputsChanged
+
+logger = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
 INPUTS_NAME = "inputs.json"
@@ -343,23 +346,30 @@ def own_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     owner_path = folder / ".owner.json"
-    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        with contextlib.suppress(OSError, ValueError):
-            owner = json.loads(owner_path.read_text())
-            raise FolderInUse(
-                f"{folder} is in use by process {owner['pid']} on {owner['host']}.",
-                fix="Wait for it, stop it, or name another folder with --output.",
-            ) from error
-        raise FolderInUse(f"{folder} is in use by another process.", fix="Name another --output.") from error
+        if not wait:
+            raise _in_use(folder, owner_path) from error
+        logger.info("waiting for the process that works in %s", folder)
+        lock.acquire(timeout=-1)
     try:
         owner_path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
         owner_path.unlink(missing_ok=True)
         lock.release()
+
+
+def _in_use(folder: Path, owner_path: Path) -> FolderInUse:
+    with contextlib.suppress(OSError, ValueError):
+        owner = json.loads(owner_path.read_text())
+        return FolderInUse(
+            f"{folder} is in use by process {owner['pid']} on {owner['host']}.",
+            fix="Wait for it, stop it, or name another folder with --output.",
+        )
+    return FolderInUse(f"{folder} is in use by another process.", fix="Name another --output.")
 
 
 def contained(root: Path, relative: str | Path) -> Path:

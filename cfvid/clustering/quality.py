@@ -33,9 +33,13 @@ def size_figures(cluster_ids: np.ndarray, *, num_asked: int) -> dict[str, Any]:
 
 
 def agreement(cluster_of: Mapping[str, int], label_of: Mapping[str, Sequence[str]]) -> dict[str, float] | None:
-    """NMI, ARI and purity against labels, over the samples that have exactly one; None when none have."""
-    ids = [sample_id for sample_id in cluster_of if len(label_of.get(sample_id, ())) == 1]
-    if not ids:
+    """NMI, ARI and purity against labels, over the samples that have exactly one.
+
+    None when none have, or when most labelled samples have several: those that happen to have one are not like them.
+    """
+    labelled = [sample_id for sample_id in cluster_of if label_of.get(sample_id)]
+    ids = [sample_id for sample_id in labelled if len(label_of[sample_id]) == 1]
+    if not ids or 2 * len(ids) < len(labelled):
         return None
     clusters = [cluster_of[sample_id] for sample_id in ids]
     labels = [label_of[sample_id][0] for sample_id in ids]

@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its bootstrap interval."""
+    """A mean and its 95% interval."""
 
     mean: float
     low: float
@@ -26,12 +26,14 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def crossed_means(values_SN: np.ndarray, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """Bootstrap means of values that vary with the training seed and with the validation sample.
+def plausible_means(
+    values_SN: np.ndarray, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+) -> np.ndarray:
+    """Draws of what the mean could have been with other validation samples and other training seeds.
 
-    Seeds and samples are resampled independently (the "pigeonhole bootstrap" of Owen, 2007). Of S seeds only S - 1 are
-    drawn each time, which makes the variance of their mean unbiased however few they are (Rao and Wu, 1988); the tails
-    of so few remain too thin, so that intervals over two or three seeds are somewhat too narrow.
+    Samples are many, and are resampled (the bootstrap), the same ones for all seeds. Seeds are few: resampling two or
+    three of them would call every second difference clear, so that their part is drawn from Student's t, scaled by the
+    standard error over seeds.
 
     Args:
         values_SN: float, one row for each seed, one column for each sample.
@@ -42,18 +44,17 @@ def crossed_means(values_SN: np.ndarray, *, rng: np.random.Generator, num_resamp
         float64, (num_resamples,).
     """
     num_seeds, num_samples = values_SN.shape
-    # Columns with equal values are alike: resampling their counts is resampling the samples.
-    distinct_SU, counts = np.unique(values_SN, axis=1, return_counts=True)
-    weights_RU = rng.multinomial(num_samples, counts / num_samples, size=num_resamples) / num_samples
-    means_RS = weights_RU @ distinct_SU.T
-    if num_seeds == 1:
-        return means_RS[:, 0]
-    drawn = rng.integers(num_seeds, size=(num_resamples, num_seeds - 1))
-    return np.take_along_axis(means_RS, drawn, axis=1).mean(axis=1)
+    # Samples with the same mean over seeds are alike: resampling their counts is resampling the samples.
+    distinct, counts = np.unique(values_SN.mean(axis=0), return_counts=True)
+    means = rng.multinomial(num_samples, counts / num_samples, size=num_resamples) @ distinct / num_samples
+    if num_seeds > 1:
+        standard_error = values_SN.mean(axis=1).std(ddof=1) / np.sqrt(num_seeds)
+        means = means + standard_error * rng.standard_t(num_seeds - 1, size=num_resamples)
+    return np.asarray(means, dtype=np.float64)
 
 
 def estimate(values_SN: np.ndarray, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> Estimate:
-    """The mean of all values with its 95% interval; see `crossed_means`."""
+    """The mean of all values with its 95% interval; see `plausible_means`."""
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(crossed_means(values_SN, rng=rng, num_resamples=num_resamples), [tail, 100 - tail])
+    low, high = np.percentile(plausible_means(values_SN, rng=rng, num_resamples=num_resamples), [tail, 100 - tail])
     return Estimate(float(values_SN.mean()), float(low), float(high), *map(int, values_SN.shape))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from typing import Any
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
 from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of
-from cfvid.loading import resolve_layers, shipped
+from cfvid.loading import resolve_layers
 from cfvid.stages.estimate import can_estimate
-from cfvid.yaml_layers import Layer, merge, read_yaml
+from cfvid.yaml_layers import Layer
 
 _STAGES = {
     "n_pre": ["pretrain", "transfer"],
     "n_cf": ["pretrain", "extract", "cluster", "retrain", "transfer"],
     "random": ["transfer"],
 }
+_OWN_KEYS = {"seed", "modality", "transfer.seeds", "transfer.networks"}
+"""Every run has its own."""
 NETWORK_FOLDERS = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
 
 
@@ -43,6 +45,10 @@ class Cell:
     stages: list[str]
     folder: Path
     shared: Path
+    starts_from: str | None = None
+    """The arm whose scored network is this one's N_pre."""
+    teachers: tuple[str, ...] = ()
+    """The arms whose features are clustered together with this one's."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class of a configuration is made while running, and has no name that it could be pickled by.
@@ -87,7 +93,9 @@ def expand(
         raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
     wanted = [name for name in experiment.arms if chosen.arms is None or name in chosen.arms]
     points = {p: s for p, s in experiment.points(chosen).items() if chosen.points is None or p in chosen.points}
-    groups = []
+    if overrides is not None:
+        _refuse_contradictions(overrides, experiment, points)
+    groups: list[Group] = []
     # Seed by seed: an experiment that is stopped has whole tables over fewer seeds.
     for seed, (point, settings) in itertools.product(chosen.seeds, points.items()):
         common = [
@@ -97,6 +105,7 @@ def expand(
         ]
         maker = _Maker(experiment, common, point, seed, output, overrides)
         groups.append(Group(point, seed, list(maker.cells(wanted))))
+    _check_folders(groups)
     return groups
 
 
@@ -131,14 +140,27 @@ class _Maker:
             yield from visit(name, ())
 
     def _cell(self, name: str, arm: ArmConfig, *, is_teacher: bool) -> Cell:
-        config = resolve_layers(self.experiment.modality, self._layers(name, arm))
+        layers = self._layers(name, arm)
+        config = resolve_layers(self.experiment.modality, layers)
+        if (arm.network == "random" or arm.arch_of_n_cf) and config.retrain.arch is not None:
+            alike = layer_of({"pretrain.arch": config.retrain.arch}, name=f"arm {name}")
+            config = resolve_layers(self.experiment.modality, [*layers, alike])
         stages = list(_STAGES[arm.network])
         if is_teacher and "extract" not in stages:
             stages.insert(stages.index("transfer"), "extract")
         if "cluster" in stages and can_estimate(config):
             stages.insert(stages.index("retrain"), "estimate")
         return Cell(
-            self.point, self.seed, name, arm.network, config, stages, self._folder(name), self.output / "stages"
+            point=self.point,
+            seed=self.seed,
+            arm=name,
+            network=arm.network,
+            config=config,
+            stages=stages,
+            folder=self._folder(name),
+            shared=self.output / "stages",
+            starts_from=arm.starts_from,
+            teachers=tuple(arm.teachers),
         )
 
     def _layers(self, name: str, arm: ArmConfig) -> list[Layer]:
@@ -154,8 +176,8 @@ class _Maker:
         fixed = {"seed": self.seed, "transfer.seeds": [self.seed], "transfer.networks": [arm.network]}
         layers += [layer_of(fixed, name="experiment"), *([self.overrides] if self.overrides else [])]
         if arm.scale:
-            defaults = read_yaml(shipped(self.experiment.modality))
-            layers.append(layer_of(_scaled(merge([defaults, *layers]), arm.scale, name), name=f"arm {name}"))
+            values = resolve_layers(self.experiment.modality, layers).plain()
+            layers.append(layer_of(_scaled(values, arm.scale, name), name=f"arm {name}"))
         return layers
 
     def _folder(self, arm: str) -> Path:
@@ -170,7 +192,46 @@ def _scaled(values: dict[str, Any], scale: dict[str, float], arm: str) -> Settin
         node: Any = values
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, int | float) or isinstance(node, bool):
+        numbers = node if isinstance(node, list) else [node]
+        if any(not isinstance(number, int | float) or isinstance(number, bool) for number in numbers):
             raise ConfigError(f"The arm {arm} scales {key}, which is {node!r} and no number.")
-        result[key] = round(node * factor) if isinstance(node, int) else node * factor
+        scaled = [round(number * factor) if isinstance(number, int) else number * factor for number in numbers]
+        result[key] = scaled if isinstance(node, list) else scaled[0]
     return result
+
+
+def _refuse_contradictions(overrides: Layer, experiment: ExperimentConfig, points: Mapping[str, Settings]) -> None:
+    """Look whether overrides leave the points, arms and seeds what they say they are.
+
+    Raises:
+        ConfigError: naming the keys that they may not set.
+    """
+    arms = [arm.set for arm in experiment.arms.values()]
+    varied = {key for settings in (*points.values(), *arms) for key in _leaves(settings)}
+    taken = [key for key in sorted(varied | _OWN_KEYS) if overrides.holds(key)]
+    if taken:
+        raise ConfigError(
+            f"The experiment itself sets {', '.join(taken)}.",
+            why="its points, arms or seeds would not be what the report calls them",
+            fix="Leave it out, or write an experiment of your own: a YAML file like the shipped ones.",
+        )
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_folders(groups: Sequence[Group]) -> None:
+    folders: dict[Path, str] = {}
+    for group in groups:
+        for cell in group.cells:
+            if cell.folder in folders and folders[cell.folder] != cell.point:
+                raise ConfigError(
+                    f"The points {folders[cell.folder]!r} and {cell.point!r} would share the folder {cell.folder}.",
+                    fix="Give them names that differ in letters or digits.",
+                )
+            folders[cell.folder] = cell.point

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cfvid.artifacts import own_folder, write_json
-from cfvid.errors import CfvidError
-from cfvid.experiments.cells import Group, expand
+from cfvid.errors import CfvidError, Interrupted
+from cfvid.experiments.cells import Cell, Group, expand
 from cfvid.experiments.page import text_table, write_page
 from cfvid.experiments.results import collect
 from cfvid.experiments.runner import Failure, run_groups
 from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.experiments.verdict import cautions, predictions, verdicts
+from cfvid.preflight import Faults, check
 from cfvid.report.table import print_text
 from cfvid.stages import Run
+from cfvid.stages.context import CONFIG_NAME
+from cfvid.training import interrupts
 from cfvid.yaml_layers import Layer
 
 logger = logging.getLogger(__name__)
@@ -45,27 +51,73 @@ def run_experiment(
         The results.
 
     Raises:
-        ConfigError: when a run's configuration has faults; before any work.
+        CfvidError: before any work, when a configuration or what it needs has faults.
         FolderInUse: when another process works in `output`.
         CfvidError: when runs failed; the results of the others are written first.
+        Interrupted: after a signal; the results so far are written first.
     """
     groups = expand(experiment, size=size, output=output, overrides=overrides)
+    check_groups(groups)
     failures: list[Failure] = []
     with own_folder(output):
+        for group in groups:
+            for cell in group.cells:
+                forget_other_work(cell)
         try:
-            failures = run_groups(groups, jobs=jobs)
-        finally:  # also of an experiment that is stopped: what is done is worth knowing
-            results = summarise(experiment, groups, size=size, command=command)
-            write_json(output / "results.json", results)
-            page = write_page(results, output)
-            print_text(text_table(results))
-            logger.info("experiment: %s", page)
+            with interrupts.raising():
+                failures = run_groups(groups, jobs=jobs)
+        except Interrupted:
+            _conclude(experiment, groups, output, size=size, command=command)  # what is done is worth knowing
+            raise
+        results = _conclude(experiment, groups, output, size=size, command=command)
     if failures:
         raise CfvidError(
             f"{len(failures)} of {len(groups)} groups of runs failed:\n"
             + "\n".join(f"    {failure.group.name}: {failure.text.splitlines()[0]}" for failure in failures),
             fix="Mend the cause and run the same command again: what is done stays done.",
         )
+    return results
+
+
+def check_groups(groups: Sequence[Group]) -> None:
+    """Look, before any work, at all that the runs need; those that start from others' work are looked at later.
+
+    Raises:
+        CfvidError: with every fault of every run.
+    """
+    faults = Faults()
+    for cell in (cell for group in groups if group.seed == groups[0].seed for cell in group.cells):
+        if not cell.starts_from and not cell.teachers:
+            with faults.collected():
+                check(Run(cell.config, cell.folder, shared=cell.shared), cell.stages)
+    faults.raise_all()
+
+
+def forget_other_work(cell: Cell) -> None:
+    """Remove a run's links to work that was done with other settings: until it is done again, it has no results."""
+    stored = cell.folder / CONFIG_NAME
+    if not stored.is_file():
+        return
+    # How and where the work is done, and how it is shown, changes no result.
+    ours, theirs = cell.config.plain(), yaml.safe_load(stored.read_text(encoding="utf-8"))
+    for section in ("runtime", "report", "health"):
+        ours.pop(section), theirs.pop(section, None)
+    if ours != theirs:
+        for folder, names, _ in os.walk(cell.folder):
+            for path in (Path(folder) / name for name in names):
+                if path.is_symlink():
+                    path.unlink()
+
+
+def _conclude(
+    experiment: ExperimentConfig, groups: Sequence[Group], output: Path, *, size: SizeName, command: str
+) -> dict[str, Any]:
+    """Write and print what the runs that are done say."""
+    results = summarise(experiment, groups, size=size, command=command)
+    write_json(output / "results.json", results)
+    page = write_page(results, output)
+    print_text(text_table(results))
+    logger.info("experiment: %s", page)
     return results
 
 
@@ -82,8 +134,13 @@ def _classes(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Class names of the pre-training samples and of each target, for the first run's configuration."""
     cell = groups[0].cells[0]
     run = Run(cell.config, cell.folder)
-    names = ["pretrain", *cell.config.data.targets] if cell.config.pretrain.task == "labels" else []
-    return {name: run.manifest(name).classes for name in names}
+    if cell.config.pretrain.task != "labels":
+        return {}
+    try:
+        return {name: run.manifest(name).classes for name in ("pretrain", *cell.config.data.targets)}
+    except CfvidError as error:  # told by the runs themselves
+        logger.debug("no classes to compare: %s", error)
+        return {}
 
 
 def describe(experiment: ExperimentConfig, groups: Sequence[Group]) -> list[str]:

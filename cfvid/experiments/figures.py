@@ -68,7 +68,14 @@ def layers_figure(results: Mapping[str, Any], entries: Sequence[Mapping[str, Any
 
 def _along_axis(results: Mapping[str, Any], series: Any, *, title: str, alt: str, zero: bool = False) -> Drawing:
     return _lines(
-        results["points"], series, results["arms"], title=title, xlabel=results["axis"] or "", alt=alt, zero=zero
+        results["points"],
+        series,
+        results["arms"],
+        title=title,
+        xlabel=results["axis"] or "",
+        alt=alt,
+        zero=zero,
+        joined=results["is_ordered"],
     )
 
 
@@ -81,6 +88,7 @@ def _lines(
     xlabel: str,
     alt: str,
     zero: bool = False,
+    joined: bool = True,
 ) -> Drawing:
     colors = _colors(arms)
     with matplotlib.rc_context(STYLE):
@@ -90,7 +98,8 @@ def _lines(
         for number, arm in enumerate(shown):
             # Side by side, so that whiskers do not hide one another.
             shift = 0.04 * (number - (len(shown) - 1) / 2)
-            _line(axes, places, series[arm], color=colors[arm], shift=shift, label=visible(shortened(arm, 30)))
+            label = visible(shortened(arm, 30))
+            _line(axes, places, series[arm], color=colors[arm], shift=shift, label=label, joined=joined)
         if zero:
             axes.axhline(0, color=INK, linewidth=1.2)
         axes.set_xticks(range(len(places)), [visible(shortened(place, 18)) for place in places])
@@ -103,14 +112,22 @@ def _lines(
 
 
 def _line(
-    axes: Axes, places: Sequence[str], points: Mapping[str, Mapping[str, Any]], *, color: str, shift: float, label: str
+    axes: Axes,
+    places: Sequence[str],
+    points: Mapping[str, Mapping[str, Any]],
+    *,
+    color: str,
+    shift: float,
+    label: str,
+    joined: bool,
 ) -> None:
     x = [index + shift for index, place in enumerate(places) if place in points]
     entries = [points[place] for place in places if place in points]
     means = [entry["mean"] for entry in entries]
     whiskers = [[e["mean"] - e["low"] for e in entries], [e["high"] - e["mean"] for e in entries]]
+    width = 1.8 if joined else 0.0
     axes.errorbar(
-        x, means, yerr=whiskers, color=color, linewidth=1.8, elinewidth=1.0, capsize=2.5, marker="o", label=label
+        x, means, yerr=whiskers, color=color, linewidth=width, elinewidth=1.0, capsize=2.5, marker="o", label=label
     )
 
 

@@ -84,6 +84,7 @@ def _place(results: Mapping[str, Any], place: tuple[str, str], figures: Mapping[
 def _scores(results: Mapping[str, Any], target: str, protocol: str, *, metrics: Sequence[str]) -> str:
     found = {
         (e["arm"], e["point"], e["metric"]): f"{e['mean']:.1f} ({e['low']:.1f} to {e['high']:.1f})"
+        + _number_of_seeds(results, e)
         for e in results["table"]
         if (e["target"], e["protocol"]) == (target, protocol)
     }
@@ -93,11 +94,16 @@ def _scores(results: Mapping[str, Any], target: str, protocol: str, *, metrics: 
 def _gains(results: Mapping[str, Any], target: str, protocol: str, *, metrics: Sequence[str]) -> str:
     found = {
         (g["arm"], g["point"], g["metric"]): f"{signed(g['mean'])}{'*' * g['is_clear']} "
-        f"({signed(g['low'])} to {signed(g['high'])})"
+        f"({signed(g['low'])} to {signed(g['high'])})" + _number_of_seeds(results, g)
         for g in results["gains"]
         if (g["target"], g["protocol"], g["against"]) == (target, protocol, results["baseline"])
     }
     return _grid(results, found, metrics, [arm for arm in results["arms"] if arm != results["baseline"]])
+
+
+def _number_of_seeds(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Said where it is not that of the experiment."""
+    return "" if entry["num_seeds"] == len(results["seeds"]) else f", n = {entry['num_seeds']}"
 
 
 def _grid(
@@ -186,12 +192,11 @@ def _predictions(results: Mapping[str, Any]) -> str:
             f"{entry['target']}, {entry['protocol']}",
             PREDICTORS[entry["figure"]],
             _NOTHING if entry["spearman"] is None else f"{entry['spearman']:+.2f}",
-            _NOTHING if entry["p"] is None else f"{entry['p']:.3f}",
             str(entry["num_runs"]),
         ]
         for entry in results["predictions"]
     ]
-    return _table(["gain on", "figure", "rank correlation", "p", "runs"], rows)
+    return _table(["gain on", "figure", "rank correlation", "runs"], rows)
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cfvid import __version__
 from cfvid.artifacts import Record, is_complete, read_json
+from cfvid.errors import ArtifactError
 from cfvid.evaluation.statistics import estimate
 from cfvid.experiments.cells import Cell, Group
 from cfvid.experiments.spec import ExperimentConfig, SizeName
@@ -23,6 +24,7 @@ from cfvid.stages.retrain import KIND as RETRAIN_KIND
 from cfvid.stages.transfer import read_hits
 from cfvid.training.compute import view_flops
 
+_COSTLY = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "retrain": RETRAIN_KIND}
 EQUAL_WITHIN = 0.05
 """Compute that is meant to be equal may differ by this share."""
 
@@ -30,6 +32,8 @@ Hits = Mapping[str, bool]
 """Whether each sample was named rightly."""
 Place = tuple[str, str, str]
 """target, protocol, metric"""
+Run = tuple[str, str]
+"""point, arm"""
 
 
 class Outcomes:
@@ -39,30 +43,33 @@ class Outcomes:
         hits: by place, then by (point, arm), then by seed.
     """
 
-    def __init__(self, hits: Mapping[Place, Mapping[tuple[str, str], Mapping[int, Hits]]]) -> None:
+    def __init__(self, hits: Mapping[Place, Mapping[Run, Mapping[int, Hits]]]) -> None:
         self.hits = hits
 
     def places(self) -> list[Place]:
         """Targets, protocols and metrics that anything was scored by, in a reading order."""
         return sorted(self.hits, key=lambda p: (p[0], p[1] != "linear", p[1], "@" in p[2], p[2]))
 
-    def matrix(self, place: Place, point: str, arm: str) -> np.ndarray | None:
-        """Right answers in percent, float (S, N): seeds by samples that all seeds have; None without a score."""
-        by_seed = self.hits[place].get((point, arm))
-        if not by_seed:
-            return None
-        common = sorted(set.intersection(*(set(hits) for hits in by_seed.values())))
-        return 100.0 * np.array([[by_seed[seed][i] for i in common] for seed in sorted(by_seed)])
+    def rights(self, place: Place, run: Run) -> dict[int, dict[str, float]]:
+        """100 for every right answer and 0 for every wrong one, by seed and sample."""
+        by_seed = self.hits[place].get(run, {})
+        return {seed: {i: 100.0 * right for i, right in hits.items()} for seed, hits in by_seed.items()}
 
-    def paired(self, place: Place, one: tuple[str, str], other: tuple[str, str]) -> np.ndarray | None:
-        """Differences one - other in points, float (S, N), over the seeds and samples that both have; or None."""
+    def differences(self, place: Place, one: Run, other: Run) -> dict[int, dict[str, float]]:
+        """one - other in points, by seed and sample: of the seeds and samples that both have."""
         first, second = self.hits[place].get(one, {}), self.hits[place].get(other, {})
-        seeds = sorted(set(first) & set(second))
-        if not seeds:
-            return None
-        common = sorted(set.intersection(*(set(hits[seed]) for seed in seeds for hits in (first, second))))
-        rows = [[float(first[seed][i]) - float(second[seed][i]) for i in common] for seed in seeds]
-        return 100.0 * np.array(rows)
+        return {
+            seed: {i: 100.0 * (first[seed][i] - second[seed][i]) for i in first[seed] if i in second[seed]}
+            for seed in sorted(set(first) & set(second))
+        }
+
+
+def _matrix(by_seed: Mapping[int, Mapping[str, float]]) -> np.ndarray | None:
+    """float (S, N): seeds by the samples that all seeds have; None without a seed."""
+    if not by_seed:
+        return None
+    common = sorted(set.intersection(*(set(values) for values in by_seed.values())))
+    return np.array([[by_seed[seed][i] for i in common] for seed in sorted(by_seed)])
 
 
 def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: SizeName, command: str) -> dict[str, Any]:
@@ -80,16 +87,18 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
         "size": size,
         "command": command,
         "axis": axis.name if axis else None,
+        "is_ordered": bool(axis and axis.ordered),
         "points": points,
         "arms": arms,
         "baseline": experiment.baseline,
         "contenders": experiment.contenders,
         "seeds": sorted({group.seed for group in groups}),
         "missing": missing,
+        "left_out": [name for name in experiment.arms if name not in arms],
         "scores": scores,
         "table": _table(outcomes, points, arms),
         "gains": _gains(outcomes, points, arms, experiment),
-        "trends": _trends(outcomes, points, experiment),
+        "trends": _trends(outcomes, points, experiment) if axis and axis.ordered else [],
         "compute": compute_of(cells, experiment),
         "clusters": figures,
         "settings": cells[0].config.plain() if cells else {},
@@ -108,7 +117,12 @@ def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
             network = cell.network if cell.network != "random" else f"random-seed{cell.seed}"
             folder = cell.folder / "transfer" / target / network / f"{protocol}-seed{cell.seed}"
             if not is_complete(folder):
-                missing.append(" / ".join(filter(None, [cell.point, f"seed {cell.seed}", cell.arm, target, protocol])))
+                missing.append(_name(cell, target, protocol))
+                continue
+            try:
+                rights = read_hits(folder)
+            except ArtifactError as error:
+                missing.append(f"{_name(cell, target, protocol)} ({error.what})")
                 continue
             where: dict[str, Any] = {
                 "point": cell.point,
@@ -118,17 +132,21 @@ def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
                 "protocol": protocol,
             }
             scores += [{**where, "metric": m, "value": v} for m, v in read_json(folder / "scores.json").items()]
-            for metric, right in read_hits(folder).items():
+            for metric, right in rights.items():
                 by_run = hits.setdefault((target, protocol, metric), {})
                 by_run.setdefault((cell.point, cell.arm), {})[cell.seed] = right
     return Outcomes(hits), scores, missing
+
+
+def _name(cell: Cell, target: str, protocol: str) -> str:
+    return " / ".join(filter(None, [cell.point, f"seed {cell.seed}", cell.arm, target, protocol]))
 
 
 def _table(outcomes: Outcomes, points: Sequence[str], arms: Sequence[str]) -> list[dict[str, Any]]:
     """Each arm's mean with its interval."""
     entries = []
     for place, point, arm in itertools.product(outcomes.places(), points, arms):
-        values_SN = outcomes.matrix(place, point, arm)
+        values_SN = _matrix(outcomes.rights(place, (point, arm)))
         if values_SN is not None:
             entries.append({**_where(place, point), "arm": arm, **asdict(estimate(values_SN, rng=_rng(place)))})
     return entries
@@ -143,7 +161,7 @@ def _gains(
         pairs += [(contender, arm) for arm in arms if arm not in (contender, experiment.baseline)]
     entries = []
     for place, point, (arm, against) in itertools.product(outcomes.places(), points, pairs):
-        values_SN = outcomes.paired(place, (point, arm), (point, against))
+        values_SN = _matrix(outcomes.differences(place, (point, arm), (point, against)))
         if values_SN is not None:
             found = estimate(values_SN, rng=_rng(place))
             entry = {**_where(place, point), "arm": arm, "against": against, **asdict(found)}
@@ -152,16 +170,23 @@ def _gains(
 
 
 def _trends(outcomes: Outcomes, points: Sequence[str], experiment: ExperimentConfig) -> list[dict[str, Any]]:
-    """How much larger each contender's gain is at the last point of the axis than at the first."""
+    """How much larger each contender's gain is at the last point of an ordered axis than at the first."""
     entries = []
-    for place, arm in itertools.product(outcomes.places() if len(points) > 1 else [], experiment.contenders):
-        ends = [outcomes.paired(place, (point, arm), (point, experiment.baseline)) for point in (points[0], points[-1])]
-        if ends[0] is None or ends[1] is None or ends[0].shape != ends[1].shape:
+    first, last = points[0], points[-1]
+    for place, arm in itertools.product(outcomes.places() if first != last else [], experiment.contenders):
+        ends = [outcomes.differences(place, (point, arm), (point, experiment.baseline)) for point in (first, last)]
+        # Paired by seed and by sample: what only one end has says nothing about the change.
+        both = {
+            seed: {i: (ends[0][seed][i], ends[1][seed][i]) for i in ends[0][seed] if i in ends[1][seed]}
+            for seed in set(ends[0]) & set(ends[1])
+        }
+        values_SN = _matrix({seed: {i: b - a for i, (a, b) in pairs.items()} for seed, pairs in both.items()})
+        if values_SN is None:
             continue
-        found = estimate(ends[1] - ends[0], rng=_rng(place))
+        found = estimate(values_SN, rng=_rng(place))
+        gain_first = float(np.mean([a for pairs in both.values() for a, _ in pairs.values()]))
         entry: dict[str, Any] = {"target": place[0], "protocol": place[1], "metric": place[2], "arm": arm}
-        entry |= {"first": points[0], "last": points[-1]}
-        entry |= {"gain_first": float(ends[0].mean()), "gain_last": float(ends[1].mean())}
+        entry |= {"first": first, "last": last, "gain_first": gain_first, "gain_last": gain_first + found.mean}
         entries.append(entry | asdict(found) | {"is_clear": found.is_clear})
     return entries
 
@@ -180,8 +205,9 @@ def _rng(place: Place) -> np.random.Generator:
 def compute_of(cells: Sequence[Cell], experiment: ExperimentConfig) -> dict[str, Any]:
     """Operations spent on the network that each arm scores, mean over seeds, and which groups are not equal."""
     spent: dict[tuple[str, str], list[float]] = {}
+    by_name = {(cell.point, cell.seed, cell.arm): cell for cell in cells}
     for cell in cells:
-        flops = _training_flops(cell)
+        flops = _training_flops(cell, by_name)
         if flops is not None:
             spent.setdefault((cell.point, cell.arm), []).append(flops)
     means = {place: float(np.mean(values)) for place, values in spent.items()}
@@ -194,20 +220,31 @@ def compute_of(cells: Sequence[Cell], experiment: ExperimentConfig) -> dict[str,
     return {"by_arm": entries, "unequal": unequal}
 
 
-def _training_flops(cell: Cell) -> float | None:
+def _training_flops(cell: Cell, cells: Mapping[tuple[str, int, str], Cell]) -> float | None:
     """Of all training that led to the scored network, and the extraction of features; None before it is there."""
-    kinds = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "retrain": RETRAIN_KIND}
-    stages = [name for name in cell.stages if name in kinds and (cell.network == "n_cf" or name == "pretrain")]
-    total = 0.0
-    for name in stages:
-        if not is_complete(cell.folder / name):
+    stages = [name for name in _COSTLY if name in cell.stages and (cell.network == "n_cf" or name == "pretrain")]
+    parts = [_flops_of(cell, name) for name in stages]
+    needed = {name: cells.get((cell.point, cell.seed, name)) for name in (cell.starts_from, *cell.teachers) if name}
+    for name, other in needed.items():
+        if other is None:
             return None
-        facts = Record.read(cell.folder / name, kind=kinds[name]).facts
-        if name == "extract":
-            total += facts["views_seen"] * view_flops(cell.config.pretrain.arch, build_modality(cell.config))
-        else:
-            total += facts.get("train_flops", 0.0)  # 0 for weights that were brought along
-    return total
+        # What it starts from was trained as a whole; of teachers only their features are used.
+        parts += (
+            [_training_flops(other, cells)]
+            if name == cell.starts_from
+            else [_flops_of(other, stage) for stage in ("pretrain", "extract")]
+        )
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _flops_of(cell: Cell, stage: str) -> float | None:
+    if not is_complete(cell.folder / stage):
+        return None
+    facts = Record.read(cell.folder / stage, kind=_COSTLY[stage]).facts
+    if stage == "extract":
+        return float(facts["views_seen"] * view_flops(cell.config.pretrain.arch, build_modality(cell.config)))
+    return float(facts.get("train_flops", 0.0))  # 0 for weights that were brought along
 
 
 def _figures(cell: Cell) -> dict[str, Any]:

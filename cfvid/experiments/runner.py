@@ -6,14 +6,13 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 from tqdm import tqdm
 
-from cfvid.config import RunConfig
 from cfvid.errors import CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group
 from cfvid.pipeline import run_stages
@@ -139,8 +138,7 @@ def _with_workers(cell: Cell, number: int) -> Cell:
     if cell.config.runtime.num_workers is not None:
         return cell
     runtime = cell.config.runtime.model_copy(update={"num_workers": number})
-    config: RunConfig = cell.config.model_copy(update={"runtime": runtime})
-    return Cell(cell.point, cell.seed, cell.arm, cell.network, config, cell.stages, cell.folder, cell.shared)
+    return replace(cell, config=cell.config.model_copy(update={"runtime": runtime}))
 
 
 def _heard(worker: _Worker, bar: tqdm, failures: list[Failure]) -> bool:

@@ -29,11 +29,13 @@ class ArmConfig(Section):
     set: Settings = {}
     """What its run is configured differently."""
     scale: dict[str, Positive] = {}
-    """Numbers of its run's configuration that are multiplied, by dotted key, e.g. twice the epochs."""
+    """Numbers (and lists of them) of its run's configuration that are multiplied, by dotted key: twice the epochs."""
     starts_from: str | None = None
     """The arm whose scored network is this one's N_pre: another round of ClusterFit."""
     teachers: list[str] = []
     """Arms whose N_pre's features are clustered together with this one's."""
+    arch_of_n_cf: bool = False
+    """Whether its N_pre has the architecture that N_cf has at each point; a random network always has."""
 
 
 class AxisConfig(Section):
@@ -46,6 +48,8 @@ class AxisConfig(Section):
     values: list[Any] = []
     points: dict[str, Settings] = {}
     """Or settings by the name of each point."""
+    ordered: bool = True
+    """Whether there is a way from the first point to the last, along which a gain can grow."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

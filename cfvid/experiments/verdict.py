@@ -122,11 +122,13 @@ def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]
         classes: of `pretrain` and of each target.
     """
     found = []
-    num_seeds = len(results["seeds"])
-    if num_seeds == 1:
+    seeds = {entry["num_seeds"] for entry in results["table"]}
+    if seeds and min(seeds) == 1:
         found.append("One seed: intervals speak of the validation samples alone, not of another training.")
-    elif num_seeds < 5:
-        found.append(f"{num_seeds} seeds: intervals over so few are somewhat too narrow.")
+    if seeds and min(seeds) < len(results["seeds"]):
+        found.append(f"Some scores are of {min(seeds)} of the {len(results['seeds'])} seeds only.")
+    if results["left_out"]:
+        found.append(f"This size leaves out the arms {', '.join(results['left_out'])}.")
     targets = {name: names for name, names in classes.items() if name != "pretrain"}
     found += taught_answers(targets, classes.get("pretrain", ()))
     found += [
@@ -154,8 +156,9 @@ def predictions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How well each early figure went along with the final gain, over all runs made so far.
 
     Returns:
-        For each target, protocol and figure: Spearman's rank correlation over the runs, its p-value and the number of
-        runs; None where there are too few or all are equal.
+        For each target, protocol and figure: Spearman's rank correlation over the runs, and the number of runs; None
+        where there are too few or all are equal. Runs of one seed share N_pre and runs of one clustering their
+        figures, so that there is no p-value.
     """
     entries = []
     for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"]):
@@ -170,9 +173,8 @@ def predictions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     x, y = ([pair[i] for pair in pairs] for i in (0, 1))
     if len(pairs) < _FEWEST_RUNS or len(set(x)) < 2 or len(set(y)) < 2:
-        return {"spearman": None, "p": None}
-    found = spearmanr(x, y)
-    return {"spearman": float(found.statistic), "p": float(found.pvalue)}
+        return {"spearman": None}
+    return {"spearman": float(spearmanr(x, y).statistic)}
 
 
 def _rows(results: Mapping[str, Any], target: str, protocol: str) -> Any:
@@ -183,6 +185,8 @@ def _rows(results: Mapping[str, Any], target: str, protocol: str) -> Any:
         if (s["target"], s["protocol"], s["metric"]) == (target, protocol, "top1")
     }
     for clusters in results["clusters"]:
+        if clusters["arm"] == results["baseline"]:
+            continue
         early, key = clusters["early"], (clusters["point"], clusters["seed"])
         before, after = values.get((*key, results["baseline"])), values.get((*key, clusters["arm"]))
         if early is not None and before is not None and after is not None:

@@ -163,6 +163,16 @@ class Run:
             self._manifests[name] = manifest
         return self._manifests[name]
 
+    def identify(self, manifest: Manifest) -> str:
+        """What stands for a manifest in the inputs of a stage.
+
+        A run folder may move with its media, so that their root does not count; but shared work lies side by side
+        with that of other roots, whose files may have the same names.
+        """
+        if self.shared is None:
+            return manifest.digest
+        return digest_of([manifest.digest, sorted(set(manifest.table["root"].to_pylist()))])
+
     def labelled(self, name: str, split: str) -> Manifest:
         """The labelled samples of one split.
 

@@ -82,7 +82,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
             "clusters": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
             "linear": run.config.plain("transfer")["transfer"]["linear"],
             "input": run.input_for("extract"),
-            "targets": {target.name: [target.train.digest, target.val.digest] for target in targets},
+            "targets": {target.name: [run.identify(target.train), run.identify(target.val)] for target in targets},
             "num_seeds": NUM_SEEDS,
         },
     )

@@ -118,7 +118,7 @@ def store_inputs(
         "average_views": average_views,
         "layers": list(layers),
         "network": network_digest,
-        "manifest": manifest.digest,
+        "manifest": run.identify(manifest),
     }
 
 

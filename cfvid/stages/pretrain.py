@@ -72,7 +72,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         **config.plain("modality", "seed", "pretrain"),
         "precision": run.precision,
         "input": run.input_for("train", "extract"),
-        "manifest": run.manifest("pretrain").digest,
+        "manifest": run.identify(run.manifest("pretrain")),
     }
 
 

@@ -64,7 +64,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
             "arch": config.retrain_arch,
             "input": run.input_for("train"),
             "pseudo_labels": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
-            "manifest": run.manifest("clusterfit").split("train").digest,
+            "manifest": run.identify(run.manifest("clusterfit").split("train")),
         },
     )
 

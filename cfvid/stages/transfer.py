@@ -175,8 +175,8 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "input": run.input_for("train", "extract", "score"),
         "network": evaluation.candidate.digest,
         "seed": evaluation.seed,
-        "train": evaluation.target.train.digest,
-        "val": evaluation.target.val.digest,
+        "train": run.identify(evaluation.target.train),
+        "val": run.identify(evaluation.target.val),
     }
 
 

@@ -82,5 +82,7 @@ def tags(
         weights = np.array([weight[name] for name in others])
         drawn = rng.choice(len(others), size=extra_tags, p=weights / weights.sum())
         kept = [name for name, keep in zip(names, is_kept, strict=True) if keep]
-        noisy[sample_id] = tuple(dict.fromkeys([*kept, *(others[i] for i in drawn)]))
+        written = list(dict.fromkeys([*kept, *(others[i] for i in drawn)]))
+        # In no order: whoever takes the first tag must not get the right one.
+        noisy[sample_id] = tuple(written[i] for i in rng.permutation(len(written)))
     return noisy

@@ -35,6 +35,23 @@ def graceful() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Within it, SIGTERM is an `Interrupted` wherever it comes, as Ctrl-C is a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted.by_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def requested() -> bool:
     """Whether a signal came."""
     return bool(_received)

@@ -103,6 +103,41 @@ def test_faults_of_an_experiment_are_told(changes: dict[str, Any], said: str, tm
         read_experiment(str(path))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"seed": 5}, {"transfer.seeds": [0]}, {"pretrain.label_noise": 0.1}, {"cluster": {"method": "prototypes"}}],
+)
+def test_overrides_cannot_contradict_points_arms_and_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
+    arms = {"n_pre": {"network": "n_pre"}, "clusterfit": {"set": {"cluster.method": "kmeans"}}}
+    with pytest.raises(ConfigError, match="The experiment itself sets"):
+        expand(experiment(arms=arms), size="smoke", output=tmp_path, overrides=layer_of(settings, name="command line"))
+
+
+def test_points_whose_folders_would_be_one_are_refused(tmp_path: Path) -> None:
+    axis = {"name": "p", "points": {"a b": {}, "a-b": {}}}
+    with pytest.raises(ConfigError, match="share the folder"):
+        expand(experiment(axis=axis), size="smoke", output=tmp_path)
+
+
+def test_lists_are_scaled_and_random_networks_have_the_architecture_of_n_cf(tmp_path: Path) -> None:
+    training = {"epochs": 30, "schedule": "step", "milestones": [10, 20]}
+    arms = {
+        "n_pre": {"network": "n_pre"},
+        "twice": {"network": "n_pre", "scale": {"pretrain.training.epochs": 2, "pretrain.training.milestones": 2}},
+        "clusterfit": {},
+        "alike": {"network": "n_pre", "arch_of_n_cf": True},
+        "random": {"network": "random"},
+    }
+    sizes = {"smoke": {"seeds": [0], "set": {"pretrain.training": training, "retrain.arch": "resnet10_tiny"}}}
+    cells = {
+        c.arm: c.config for c in expand(experiment(arms=arms, sizes=sizes), size="smoke", output=tmp_path)[0].cells
+    }
+    assert cells["twice"].pretrain.training.milestones == [20, 40]
+    archs = {arm: config.pretrain.arch for arm, config in cells.items()}
+    assert archs["random"] == archs["alike"] == "resnet10_tiny"
+    assert archs["n_pre"] == archs["clusterfit"] == "resnet10_thin"
+
+
 def test_arms_in_a_circle_and_numbers_that_are_none(tmp_path: Path) -> None:
     circle = {"n_pre": {"network": "n_pre"}, "clusterfit": {"starts_from": "b"}, "b": {"starts_from": "clusterfit"}}
     with pytest.raises(ConfigError, match="need one another"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 from support.tiny import tiny_values, write_pictures
 
 from cfvid.errors import CfvidError
-from cfvid.experiments.cells import expand
-from cfvid.experiments.experiment import run_experiment
+from cfvid.experiments.cells import Cell, expand
+from cfvid.experiments.experiment import forget_other_work, run_experiment, summarise
 from cfvid.experiments.spec import ExperimentConfig, layer_of, read_experiment
-from cfvid.loading import shipped_files
+from cfvid.loading import resolve_layers, shipped_files
 from cfvid.models.weights import load_network
 from cfvid.pipeline import run_stages
+from cfvid.yaml_layers import Layer
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +112,55 @@ def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Pat
     assert two["gains"] == one["gains"]
 
 
+def test_what_can_be_told_before_any_work_is_told_of_all_runs(pictures: Path, tmp_path: Path) -> None:
+    axis = {
+        "name": "K",
+        "points": {"good": {}, "large": {"cluster.num_clusters": 1000}, "deep": {"extract.layer": "x"}},
+    }
+    with pytest.raises(CfvidError) as refused:
+        run_experiment(experiment(pictures, axis=axis), tmp_path, size="smoke")
+    assert "num_clusters is 1000" in str(refused.value)
+    assert "no layer 'x'" in str(refused.value)
+    assert not (tmp_path / "stages").exists()
+
+
+def test_results_of_other_settings_are_not_shown_as_these(pictures: Path, tmp_path: Path) -> None:
+    spec = experiment(pictures, axis=None)
+    run_experiment(spec, tmp_path, size="smoke")
+    other = layer_of({"retrain.training.lr": 0.001}, name="test")
+    groups = expand(spec, size="smoke", output=tmp_path, overrides=other)
+    for group in groups:
+        for cell in group.cells:
+            forget_other_work(cell)
+    assert summarise(spec, groups, size="smoke", command="")["scores"] == []
+    shown = layer_of({"report.num_sheet_clusters": 3}, name="test")
+    run_experiment(spec, tmp_path, size="smoke")
+    groups = expand(spec, size="smoke", output=tmp_path, overrides=shown)
+    for group in groups:
+        for cell in group.cells:
+            forget_other_work(cell)
+    assert summarise(spec, groups, size="smoke", command="")["missing"] == []
+
+
+def test_a_second_round_costs_the_first_one_too(pictures: Path, tmp_path: Path) -> None:
+    arms = {"n_pre": {"network": "n_pre"}, "clusterfit": {}, "again": {"starts_from": "clusterfit"}}
+    arms["both"] = {"teachers": ["n_pre"]}
+    results = run_experiment(experiment(pictures, arms=arms, axis=None), tmp_path, size="smoke")
+    spent = {entry["arm"]: entry["train_flops"] for entry in results["compute"]["by_arm"]}
+    # Another extraction and another training.
+    assert spent["again"] > 1.4 * spent["clusterfit"]
+    # The teacher's training and extraction once more, though here they are the same as its own.
+    assert spent["both"] > spent["clusterfit"] + spent["n_pre"]
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_group_that_fails_does_not_end_the_others(pictures: Path, tmp_path: Path, jobs: int) -> None:
-    axis = {"name": "K", "points": {"good": {"cluster.num_clusters": 3}, "bad": {"cluster.num_clusters": 1000}}}
+    # Far too high a rate diverges, which nobody can tell before.
+    axis = {"name": "rate", "points": {"good": {}, "bad": {"retrain.training.lr": 1e30}}}
     spec = experiment(pictures, axis=axis, sizes={"smoke": {"seeds": [0]}})
     with pytest.raises(CfvidError, match="1 of 2 groups of runs failed") as failed:
         run_experiment(spec, tmp_path, size="smoke", jobs=jobs)
-    assert "num_clusters is 1000" in str(failed.value)
+    assert "retrain: the" in str(failed.value)
     results = json.loads((tmp_path / "results.json").read_text())
     assert {s["point"] for s in results["scores"] if s["arm"] == "clusterfit"} == {"good"}
     assert results["missing"]
@@ -146,6 +190,11 @@ def test_a_stopped_experiment_leaves_no_process_and_goes_on(pictures: Path, tmp_
     assert subprocess.run(shorter, capture_output=True, timeout=200, check=False).returncode == 0
 
 
+def _with(cell: Cell, settings: dict[str, Any]) -> Cell:
+    layers = [Layer("the run", cell.config.plain()), layer_of(settings, name="test")]
+    return replace(cell, config=resolve_layers(cell.config.modality, layers))
+
+
 @pytest.mark.parametrize("name", sorted(shipped_files("experiments")))
 def test_the_first_steps_of_the_papers_size_run_on_generated_data(name: str, tmp_path: Path) -> None:
     """Its networks, input and clustering, on a handful of generated pictures or short clips: one epoch of batches."""
@@ -165,8 +214,8 @@ def test_the_first_steps_of_the_papers_size_run_on_generated_data(name: str, tmp
     if video:
         few["input"] = {"num_frames": 4, "score_clips": 1}
         few["data"]["pretrain"]["class_share"] = [0.0, 0.3]
-    groups = expand(shipped, size="paper", output=tmp_path, overrides=layer_of(few, name="test"))
-    cells = {cell.arm: cell for cell in groups[0].cells}
+    groups = expand(shipped, size="paper", output=tmp_path)
+    cells = {cell.arm: _with(cell, few) for cell in groups[0].cells}
     contender = shipped.contenders[0]
     for arm in [*shipped.arms[contender].teachers, contender]:
         cell = cells[arm]

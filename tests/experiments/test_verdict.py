@@ -17,6 +17,7 @@ def gain(mean: float, *, half: float = 1.0, point: str = "0", arm: str = "cluste
 def results(gains: list[dict], **more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"axis": "p", "baseline": "n_pre", "contenders": ["clusterfit"], "gains": gains}
     values |= {"arms": ["n_pre", "n_pre_2x", "clusterfit", "random"], "trends": [], "seeds": [0, 1, 2], "missing": []}
+    values |= {"left_out": [], "table": [{"num_seeds": 3}]}
     return values | {"compute": {"unequal": []}} | more
 
 
@@ -68,8 +69,13 @@ def test_targets_whose_classes_were_pretrained_on_are_warned_about() -> None:
 
 def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:
     unequal = [{"point": "0.5", "arms": ["n_pre_2x", "clusterfit"], "ratio": 1.3}]
-    told = cautions(results([], seeds=[0], compute={"unequal": unequal}, missing=["x"]), classes={})
-    assert len(told) == 3
+    few = [{"num_seeds": 3}, {"num_seeds": 1}]
+    some = results([], table=few, compute={"unequal": unequal}, missing=["x"], left_out=["n_pre_2x"])
+    told = cautions(some, classes={})
+    assert len(told) == 5
+    assert any("One seed" in text for text in told)
+    assert any("1 of the 3 seeds" in text for text in told)
+    assert any("leaves out the arms n_pre_2x" in text for text in told)
     assert any("factor of 1.30" in text for text in told)
 
 
@@ -80,7 +86,7 @@ def test_early_figures_are_ranked_against_the_final_gains() -> None:
         scores += [{**where, "arm": "n_pre", "value": 20.0}, {**where, "arm": "clusterfit", "value": 20.0 + seed}]
         early = {"effective_share": 0.1 * seed, "stability_ari": -0.1 * seed, "nmi_training_labels": None}
         early["probes"] = {"t": {"raw": 20.0, "smoothed": 10.0}}
-        clusters.append({"point": "0", "seed": seed, "arm": "clusterfit", "early": early})
+        clusters += [{"point": "0", "seed": seed, "arm": arm, "early": early} for arm in ("clusterfit", "n_pre")]
     found = {e["figure"]: e for e in predictions(results([], scores=scores, clusters=clusters))}
     assert found["effective_share"]["spearman"] == pytest.approx(1)
     assert found["stability_ari"]["spearman"] == pytest.approx(-1)
