@@ -270,7 +270,8 @@ def write_store(folder: Path, ids: list[str], features: np.ndarray) -> Path:
     writer = FeatureWriter(folder, ids, shard_size=7)
     for shard in range(writer.num_shards):
         own = list(writer.ids_of(shard))
-        writer.write(shard, ids=own, features=features[[ids.index(i) for i in own]], skips=[], fallbacks=Counter())
+        rows = features[[ids.index(i) for i in own]]
+        writer.write(shard, ids=own, features=rows, skips=[], fallbacks=Counter(), num_views=1)
     writer.finish()
     return folder
 
