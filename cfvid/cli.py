@@ -31,7 +31,7 @@ STAGE_HELP = {
     "transfer": "score N_pre, N_cf and a random network on the targets",
     "report": "report.json, report.html and a table",
 }
-_EXPERIMENT_FLAGS = ("size", "output", "jobs", "dry-run")
+_EXPERIMENT_FLAGS = ("size", "config", "seeds", "points", "arms", "output", "jobs", "dry-run")
 _STAGE_FLAGS = ("modality", "config", "output", "fresh", "print-config", "dry-run", "verbose")
 
 
@@ -92,7 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a shipped experiment, or a YAML file; `list` lists them")
     parser.add_argument("--size", choices=["smoke", "small", "paper"], default="small", help="default: small")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/experiments/NAME-SIZE")
+    parser.add_argument("--config", metavar="FILE", help="data and settings instead of the size's")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/experiments/NAME-SIZE[-FILE]")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="instead of the size's")
+    parser.add_argument("--points", nargs="+", metavar="POINT", help="only these of what varies")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these of what is compared")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="groups of runs at a time (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="check every run's configuration, list them and stop")
 
@@ -236,8 +240,8 @@ def _manifest(options: argparse.Namespace) -> int:
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.experiments.cells import expand
     from cfvid.experiments.experiment import describe, run_experiment
-    from cfvid.experiments.spec import read_experiment
-    from cfvid.loading import shipped_files
+    from cfvid.experiments.spec import narrowed, read_experiment
+    from cfvid.loading import read_named, shipped_files
     from cfvid.yaml_layers import from_overrides
 
     if options.name == "list":
@@ -246,16 +250,26 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         return 0
     if options.jobs < 1:
         raise ConfigError(f"--jobs is {options.jobs}; at least 1 group of runs can be done at a time.")
-    experiment, layer = read_experiment(options.name), from_overrides(overrides, flags=_EXPERIMENT_FLAGS)
-    output = options.output or Path("runs/experiments") / f"{Path(options.name).stem}-{options.size}"
+    chosen = {"seeds": options.seeds, "points": options.points, "arms": options.arms}
+    experiment = narrowed(read_experiment(options.name), options.size, **chosen)
+    layer = from_overrides(overrides, flags=_EXPERIMENT_FLAGS)
+    config = read_named(options.config) if options.config else None
+    named = [options.name, options.size, *([options.config] if config else [])]
+    output = options.output or Path("runs/experiments") / "-".join(Path(part).stem for part in named)
     if options.dry_run:
-        groups = expand(experiment, size=options.size, output=output, overrides=layer)
+        groups = expand(experiment, size=options.size, output=output, config=config, overrides=layer)
         print("\n".join(describe(experiment, groups)), flush=True)
         return 0
     _warn_of_twins()
-    words = ["cfvid", "experiment", options.name, "--size", options.size, *overrides]
-    command = shlex.join([*words, *(["--jobs", str(options.jobs)] if options.jobs > 1 else [])])
-    run_experiment(experiment, output, size=options.size, jobs=options.jobs, overrides=layer, command=command)
+    words = ["cfvid", "experiment", options.name, "--size", options.size]
+    words += ["--config", options.config] if config else []
+    for flag, values in chosen.items():
+        words += [f"--{flag}", *map(str, values)] if values else []
+    words += ["--jobs", str(options.jobs)] if options.jobs > 1 else []
+    command = shlex.join([*words, *overrides])
+    run_experiment(
+        experiment, output, size=options.size, jobs=options.jobs, config=config, overrides=layer, command=command
+    )
     return 0
 
 

@@ -38,7 +38,12 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-def _distinct(values: list[Any]) -> list[Any]:
+def distinct(values: list[Any]) -> list[Any]:
+    """The values, none of which may be there twice.
+
+    Raises:
+        ValueError: naming one that is.
+    """
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]} is listed twice")
@@ -264,7 +269,7 @@ class ClusterConfig(Section):
     """Subsample to K times this many points for fitting; by default all points are used."""
     merge_tiny_below: Natural = 0
     """Clusters with fewer members are dissolved: their members go to the nearest cluster that remains."""
-    more_features: Annotated[list[str], AfterValidator(_distinct)] = []
+    more_features: Annotated[list[str], AfterValidator(distinct)] = []
     """Folders of more features of the same samples, e.g. another run's `extract`: each is given unit length, and they
     are put side by side with this run's (several N_pre)."""
     soft_top: Count | None = None
@@ -327,23 +332,23 @@ class LinearConfig(Section):
     penalties: Annotated[list[Positive], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
     """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
     max_iterations: Count = 300
-    layers: Annotated[list[str], AfterValidator(_distinct)] = []
+    layers: Annotated[list[str], AfterValidator(distinct)] = []
     """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`."""
 
 
 class TransferConfig(Section):
     """Which networks are scored, how, and how often."""
 
-    networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1), AfterValidator(_distinct)] = [
+    networks: Annotated[list[Literal["n_pre", "n_cf", "random"]], Field(min_length=1), AfterValidator(distinct)] = [
         "n_pre",
         "n_cf",
         "random",
     ]
-    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1), AfterValidator(_distinct)] = [
+    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1), AfterValidator(distinct)] = [
         "linear",
         "finetune",
     ]
-    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(_distinct)] = [0]
+    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""

@@ -41,7 +41,8 @@ def faults_from(
             lines.append(f"{prefix}{key} is missing")
         else:
             message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
-            lines.append(f"{prefix}{key}: {message}{_given(fault['input'])}")
+            said = f"{key}: {message}" if key else message  # a fault of the whole names its keys itself
+            lines.append(f"{prefix}{said}{_given(fault['input'])}")
     return lines
 
 

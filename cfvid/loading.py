@@ -37,8 +37,7 @@ def load(
     last = from_overrides(overrides, flags=flags)
     layers = []
     if config:
-        path = Path(config)
-        layers.append(read_yaml(path if path.suffix or path.is_file() else shipped(config)))
+        layers.append(read_named(config))
     elif modality is None and stored is not None and stored.is_file():
         layers.append(read_yaml(stored))  # a run folder knows its own configuration, defaults included
     elif modality is None:
@@ -62,6 +61,12 @@ def resolve_layers(modality: object, layers: Sequence[Layer]) -> RunConfig:
     defaults = [read_yaml(shipped(str(modality)))] if known else []
     dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
     return load_config([*defaults, *layers], modalities=MODALITIES, architectures=dims)
+
+
+def read_named(name: str, *, kind: str = "", dotted: bool = False) -> Layer:
+    """The layer of a user's file, or of a shipped one by its name; see `read_yaml` and `shipped`."""
+    path = Path(name)
+    return read_yaml(path if path.suffix or path.is_file() else shipped(name, kind=kind), dotted=dotted)
 
 
 def shipped(name: str, *, kind: str = "") -> Path:

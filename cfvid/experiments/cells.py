@@ -75,7 +75,12 @@ class Group:
 
 
 def expand(
-    experiment: ExperimentConfig, *, size: SizeName, output: Path, overrides: Layer | None = None
+    experiment: ExperimentConfig,
+    *,
+    size: SizeName,
+    output: Path,
+    config: Layer | None = None,
+    overrides: Layer | None = None,
 ) -> list[Group]:
     """All runs of an experiment.
 
@@ -83,6 +88,7 @@ def expand(
         experiment: what is compared.
         size: how large.
         output: its folder.
+        config: of other data, say: stronger than the size, weaker than points and arms.
         overrides: of every run's configuration, stronger than all else.
 
     Raises:
@@ -93,6 +99,10 @@ def expand(
         raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
     wanted = [name for name in experiment.arms if chosen.arms is None or name in chosen.arms]
     points = {p: s for p, s in experiment.points(chosen).items() if chosen.points is None or p in chosen.points}
+    if config is not None and config.values.get("modality", experiment.modality) != experiment.modality:
+        raise ConfigError(
+            f"{config.name} is for {config.values['modality']}; this experiment is {experiment.modality}."
+        )
     if overrides is not None:
         _refuse_contradictions(overrides, experiment, points)
     groups: list[Group] = []
@@ -101,6 +111,7 @@ def expand(
         common = [
             layer_of(experiment.set, name="experiment"),
             layer_of(chosen.set, name=f"size {size}"),
+            *([config] if config else []),
             layer_of(settings, name=f"point {point}"),
         ]
         maker = _Maker(experiment, common, point, seed, output, overrides)

@@ -34,6 +34,7 @@ def run_experiment(
     *,
     size: SizeName,
     jobs: int = 1,
+    config: Layer | None = None,
     overrides: Layer | None = None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def run_experiment(
         output: its folder; the same command again resumes.
         size: how large.
         jobs: groups of runs at a time, each in a process of its own.
-        overrides: of every run's configuration.
+        config: of every run, instead of the size's where both speak of the same.
+        overrides: of every run's configuration, stronger than all else.
         command: to be printed in the report.
 
     Returns:
@@ -56,7 +58,7 @@ def run_experiment(
         CfvidError: when runs failed; the results of the others are written first.
         Interrupted: after a signal; the results so far are written first.
     """
-    groups = expand(experiment, size=size, output=output, overrides=overrides)
+    groups = expand(experiment, size=size, output=output, config=config, overrides=overrides)
     check_groups(groups)
     failures: list[Failure] = []
     with own_folder(output):

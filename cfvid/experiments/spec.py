@@ -5,16 +5,16 @@ One YAML file below configs/experiments/ describes one experiment; see any of th
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from cfvid.config import Integer, Positive, Section
+from cfvid.config import Integer, Positive, Section, distinct
 from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
-from cfvid.loading import shipped
-from cfvid.yaml_layers import Layer, read_yaml
+from cfvid.loading import read_named
+from cfvid.yaml_layers import Layer
 
 SizeName = Literal["smoke", "small", "paper"]
 Settings = dict[str, Any]
@@ -65,7 +65,7 @@ class AxisConfig(Section):
 class SizeConfig(Section):
     """How large an experiment is run."""
 
-    seeds: Annotated[list[Integer], Field(min_length=1)]
+    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)]
     """Each repeats everything: pretraining, clustering, retraining and transfer."""
     axis: AxisConfig | None = None
     """Instead of the experiment's, where its settings depend on the data."""
@@ -140,8 +140,7 @@ def read_experiment(name: str) -> ExperimentConfig:
     Raises:
         ConfigError: with every fault of the file.
     """
-    path = Path(name)
-    layer = read_yaml(path if path.suffix or path.is_file() else shipped(name, kind="experiments"), dotted=True)
+    layer = read_named(name, kind="experiments", dotted=True)
     faults = list(layer.faults)
     if not faults:
         try:
@@ -152,6 +151,31 @@ def read_experiment(name: str) -> ExperimentConfig:
         f"The experiment has {len(faults)} fault{'s' * (len(faults) != 1)}:\n"
         + "\n".join(f"    {fault}" for fault in faults)
     )
+
+
+def narrowed(
+    experiment: ExperimentConfig,
+    size: SizeName,
+    *,
+    seeds: Sequence[int] | None = None,
+    points: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+) -> ExperimentConfig:
+    """The experiment with other seeds, or only some of the points and arms, at one size; None leaves them as they are.
+
+    Raises:
+        ConfigError: when there is no such size, point or arm.
+    """
+    if size not in experiment.sizes:
+        raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
+    chosen = {"seeds": seeds, "points": points, "arms": arms}
+    values = experiment.model_dump()
+    values["sizes"][size] |= {key: list(value) for key, value in chosen.items() if value is not None}
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        faults = faults_from(error, model=ExperimentConfig, layers=[], values=values)
+        raise ConfigError(*faults) from error
 
 
 def layer_of(settings: Settings, *, name: str) -> Layer:

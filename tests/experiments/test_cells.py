@@ -10,7 +10,7 @@ import yaml
 
 from cfvid.errors import ConfigError
 from cfvid.experiments.cells import expand
-from cfvid.experiments.spec import ExperimentConfig, layer_of, read_experiment
+from cfvid.experiments.spec import ExperimentConfig, layer_of, narrowed, read_experiment
 from cfvid.loading import shipped_files
 
 SHIPPED = sorted(shipped_files("experiments"))
@@ -82,6 +82,42 @@ def test_overrides_are_stronger_than_all_else(tmp_path: Path) -> None:
     cells = {c.arm: c for c in expand(experiment(), size="smoke", output=tmp_path, overrides=layer)[0].cells}
     assert cells["clusterfit"].config.cluster.num_clusters == 9
     assert cells["n_pre_2x"].config.pretrain.training.epochs == 10  # twice what was asked for
+
+
+def test_a_configuration_of_other_data_is_stronger_than_the_size_and_weaker_than_points(tmp_path: Path) -> None:
+    other = layer_of({"seed": 7, "data": {"targets": {"mine": "pictures"}}, "pretrain.label_noise": 0.9}, name="mine")
+    spec = experiment(sizes={"smoke": {"seeds": [3], "points": ["0.5"], "set": {"data.targets": {"its": "own"}}}})
+    [group] = expand(spec, size="smoke", output=tmp_path, config=other)
+    for cell in group.cells:
+        assert list(cell.config.data.targets) == ["mine"]
+        assert cell.config.pretrain.label_noise == 0.5
+        assert cell.config.seed == 3
+
+
+def test_a_configuration_of_another_modality_is_refused(tmp_path: Path) -> None:
+    other = layer_of({"modality": "video"}, name="mine.yaml")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is for video; this experiment is image"):
+        expand(experiment(), size="smoke", output=tmp_path, config=other)
+
+
+def test_an_experiment_can_be_narrowed_and_given_more_seeds(tmp_path: Path) -> None:
+    some = narrowed(experiment(), "smoke", seeds=[0, 1, 2], points=["0.5"], arms=["n_pre", "clusterfit"])
+    groups = expand(some, size="smoke", output=tmp_path)
+    assert [(group.point, group.seed) for group in groups] == [("0.5", 0), ("0.5", 1), ("0.5", 2)]
+    assert [cell.arm for cell in groups[0].cells] == ["n_pre", "clusterfit"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"seeds": [1, 1]}, "1 is listed twice"),
+        ({"points": ["0.7"]}, "no point '0.7'"),
+        ({"arms": ["n_cf"]}, "no arm 'n_cf'; there are n_pre"),
+    ],
+)
+def test_what_an_experiment_does_not_have_cannot_be_chosen(chosen: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        narrowed(experiment(), "smoke", **chosen)
 
 
 @pytest.mark.parametrize(
