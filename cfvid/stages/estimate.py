@@ -1,8 +1,8 @@
 """estimate: what pseudo-labels promise, before any retraining is paid for.
 
 RUN/estimate/
-  features/TARGET/{train,val}/    the targets' features by N_pre, at the layer that was clustered
-  estimate.json                   {"effective_share": ..., "stability_ari": ..., "probes": {TARGET: {...}}}
+  features/TARGET/    the targets' training features by N_pre, at the layer that was clustered
+  estimate.json       {"effective_share": ..., "stability_ari": ..., "probes": {TARGET: {...}}}
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ KIND = "estimate"
 ESTIMATE_NAME = "estimate.json"
 NUM_SEEDS = 3
 """k-means runs whose agreement is looked at."""
+HELD_OUT = 4
+"""The probes are scored on one of so many training samples of a target; its validation samples are for the transfer."""
 
 
 def estimate(run: Run) -> Path:
@@ -43,7 +45,8 @@ def estimate(run: Run) -> Path:
 
     The figures: how many equal clusters they are worth (as a share of K), how much k-means agrees with itself over
     seeds (adjusted Rand index), agreement with the labels that N_pre was trained on, and for each target a linear
-    probe of the features ("raw") and of the centroids that stand for them ("smoothed"): what the clusters kept.
+    probe, on held-out training samples, of the features ("raw") and of the centroids that stand for them
+    ("smoothed"): what the clusters kept.
 
     Raises:
         ArtifactError: when the clusters are not there.
@@ -82,8 +85,9 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
             "clusters": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
             "linear": run.config.plain("transfer")["transfer"]["linear"],
             "input": run.input_for("extract"),
-            "targets": {target.name: [run.identify(target.train), run.identify(target.val)] for target in targets},
+            "targets": {target.name: run.identify(target.train) for target in targets},
             "num_seeds": NUM_SEEDS,
+            "held_out": HELD_OUT,
         },
     )
 
@@ -101,12 +105,12 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
     }
     for name in run.config.data.targets:
         target = read_target(run, name)
-        points = {split: _points(run, folder, target, split, projection) for split in ("train", "val")}
-        smoothed = {
-            split: (ids, centroids_KP[engine.assign(points_NP, centroids_KP)[0]])
-            for split, (ids, points_NP) in points.items()
+        labels_N, points_NP = _points(run, folder, target, projection)
+        smoothed_NP = centroids_KP[engine.assign(points_NP, centroids_KP)[0]]
+        figures["probes"][name] = {
+            "raw": _probe(run, target, points_NP, labels_N),
+            "smoothed": _probe(run, target, smoothed_NP, labels_N),
         }
-        figures["probes"][name] = {"raw": _probe(run, target, points), "smoothed": _probe(run, target, smoothed)}
     logger.info("estimate: %s", {key: value for key, value in figures.items() if key != "probes"})
     return figures
 
@@ -130,31 +134,38 @@ def _stability(run: Run, engine: KMeansEngine, projection: Projection) -> float 
     )
 
 
-Points = tuple[list[str], np.ndarray]
-
-
-def _points(run: Run, folder: Path, target: Target, split: str, projection: Projection) -> Points:
-    """Sample ids of a target's split and their features in the space that was clustered, float32 (N, P)."""
+def _points(run: Run, folder: Path, target: Target, projection: Projection) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a target's training samples, int64 (N,), and their features as clustered, float32 (N, P)."""
     source = run.folder / "pretrain" / "network"
     store = extract_into(
         run,
-        folder / "features" / target.name / split,
+        folder / "features" / target.name,
         network=load_network(source)[0],
         network_digest=Record.read(source, kind="network").digest,
-        manifest=target.train if split == "train" else target.val,
+        manifest=target.train,
         look="extract",
         average_views=True,
         layers=(run.config.extract.layer,),
     )
-    return store.ids, projection.transform(store.gather(store.ids))
+    return target.labels(store.ids, target.train), projection.transform(store.gather(store.ids))
 
 
-def _probe(run: Run, target: Target, points: dict[str, Points]) -> float:
-    """Top-1 of a linear probe, in percent."""
-    train_ids, train_NP = points["train"]
-    val_ids, val_NP = points["val"]
+def _probe(run: Run, target: Target, points_NP: np.ndarray, labels_N: np.ndarray) -> float | None:
+    """Top-1 of a linear probe on held-out training samples, in percent; None where no class has enough of them."""
     seed = derive(run.config.seed, "estimate", target.name)
+    held_out = _held_out(labels_N, seed=seed)
+    if not held_out.any():
+        return None
     probe = LinearProbe(run.config.transfer.linear, seed=seed)
-    probe.fit(train_NP[:, None], target.labels(train_ids, target.train), num_classes=len(target.classes))
-    said = probe.logits(val_NP[:, None])[:, 0].argmax(axis=1)
-    return 100 * float((said == target.labels(val_ids, target.val)).mean())
+    probe.fit(points_NP[~held_out, None], labels_N[~held_out], num_classes=len(target.classes))
+    said = probe.logits(points_NP[held_out, None])[:, 0].argmax(axis=1)
+    return 100 * float((said == labels_N[held_out]).mean())
+
+
+def _held_out(labels_N: np.ndarray, *, seed: int) -> np.ndarray:
+    """bool (N,): one in HELD_OUT samples of each class, at random."""
+    held_out = np.zeros(len(labels_N), dtype=bool)
+    rng = np.random.default_rng(seed)
+    for label in np.unique(labels_N):
+        held_out[rng.permutation(np.flatnonzero(labels_N == label))[HELD_OUT - 1 :: HELD_OUT]] = True
+    return held_out

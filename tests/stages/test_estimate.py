@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.tiny import tiny_config, write_pictures
 
 from cfvid.artifacts import read_json
 from cfvid.errors import ConfigError
+from cfvid.features import FeatureStore
 from cfvid.pipeline import run_stages
+from cfvid.stages.estimate import _held_out
 
 BEFORE = ["pretrain", "extract", "cluster", "estimate"]
 
@@ -33,6 +36,26 @@ def test_the_figures_of_an_estimate(pictures: Path, tmp_path: Path) -> None:
     assert found["probes"]["target"]["raw"] > 80  # the classes are hues, which N_pre has learnt
     assert found["probes"]["target"]["smoothed"] <= 100
     assert not (tmp_path / "run" / "retrain").exists()
+
+
+def test_the_targets_validation_samples_are_not_looked_at(pictures: Path, tmp_path: Path) -> None:
+    figures(pictures, tmp_path / "run")
+    looked_at = FeatureStore(tmp_path / "run" / "estimate" / "features" / "target").ids
+    assert len(looked_at) == 3 * 8
+    assert all("train" in sample_id for sample_id in looked_at)
+
+
+def test_one_in_four_samples_of_each_class_is_held_out() -> None:
+    labels_N = np.array([0] * 8 + [1] * 5 + [2] * 3)
+    held_out = _held_out(labels_N, seed=1)
+    assert np.bincount(labels_N[held_out], minlength=3).tolist() == [2, 1, 0]
+    assert (held_out == _held_out(labels_N, seed=1)).all()
+    assert (held_out != _held_out(labels_N, seed=2)).any()
+
+
+def test_a_target_too_small_to_hold_samples_out_has_no_probe(tmp_path: Path) -> None:
+    few = write_pictures(tmp_path / "few", train=3)
+    assert figures(few, tmp_path / "run")["probes"]["target"] == {"raw": None, "smoothed": None}
 
 
 def test_one_cluster_keeps_nothing_of_the_features(pictures: Path, tmp_path: Path) -> None:
