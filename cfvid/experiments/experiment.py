@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,32 @@ def check_groups(groups: Sequence[Group]) -> None:
         CfvidError: with every fault of every run.
     """
     faults = Faults()
-    for cell in (cell for group in groups if group.seed == groups[0].seed for cell in group.cells):
-        if not cell.starts_from and not cell.teachers:
-            with faults.collected():
-                check(Run(cell.config, cell.folder, shared=cell.shared), cell.stages)
+    with _told_once():
+        for cell in (cell for group in groups if group.seed == groups[0].seed for cell in group.cells):
+            if not cell.starts_from and not cell.teachers:
+                with faults.collected():
+                    check(Run(cell.config, cell.folder, shared=cell.shared), cell.stages)
     faults.raise_all()
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """What many runs say in the same words reaches the log once."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text, known = record.getMessage(), len(told)
+        told.add(text)
+        return len(told) > known
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
 
 
 def forget_other_work(cell: Cell) -> None:

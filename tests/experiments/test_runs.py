@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -10,15 +11,19 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+import threadpoolctl
 from support.tiny import tiny_values, write_pictures
 
 from cfvid.errors import CfvidError
-from cfvid.experiments.cells import Cell, expand
+from cfvid.experiments import runner
+from cfvid.experiments.cells import Cell, Group, expand
 from cfvid.experiments.experiment import forget_other_work, run_experiment, summarise
+from cfvid.experiments.runner import run_groups
 from cfvid.experiments.spec import ExperimentConfig, layer_of, read_experiment
 from cfvid.loading import resolve_layers, shipped_files
 from cfvid.models.weights import load_network
@@ -110,6 +115,25 @@ def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Pat
     two = run_experiment(spec, tmp_path / "two", size="smoke", jobs=2)
     assert two["scores"] == one["scores"]
     assert two["gains"] == one["gains"]
+
+
+def _spin_threads(threads_path: str, group: Group, threads: int, messages: Connection) -> None:
+    found = {library["user_api"]: library["num_threads"] for library in threadpoolctl.threadpool_info()}
+    Path(threads_path).write_text(json.dumps([threads, found]))
+    messages.send(("end", None))
+
+
+def test_groups_side_by_side_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the libraries that do not ask torch: scikit-learn's BLAS, faiss' OpenMP."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(runner, "_work", functools.partial(_spin_threads, str(tmp_path / "threads.json")))
+    assert run_groups([Group("", 0, [])], jobs=3) == []
+    threads, found = json.loads((tmp_path / "threads.json").read_text())
+    assert threads == 2
+    assert found
+    assert set(found.values()) == {2}
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
 
 
 def test_what_can_be_told_before_any_work_is_told_of_all_runs(pictures: Path, tmp_path: Path) -> None:
