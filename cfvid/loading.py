@@ -82,7 +82,7 @@ def shipped(name: str, *, kind: str = "") -> Path:
     files = shipped_files(kind)
     if name not in files:
         near = difflib.get_close_matches(name, files, n=1)
-        noun = kind.rstrip("s") or "configuration"
+        noun = Path(kind).name.rstrip("s") or "configuration"
         raise ConfigError(
             f"There is no shipped {noun} {name!r}" + (f"; did you mean {near[0]}?" if near else "."),
             fix=f"Name a file, or one of {', '.join(sorted(files))}.",

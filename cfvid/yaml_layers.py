@@ -50,6 +50,13 @@ class Layer:
                 return False
         return True
 
+    def section(self, name: str) -> Layer:
+        """One section as a layer of its own, which still knows its lines; empty where there is none."""
+        begin = f"{name}."
+        lines = {key.removeprefix(begin): line for key, line in self.lines.items() if key.startswith(begin)}
+        values = self.values.get(name)
+        return Layer(self.name, values if isinstance(values, dict) else {}, lines, may_have_dots=self.may_have_dots)
+
 
 # ---------------------------------------------------------------------------------------------- reading
 

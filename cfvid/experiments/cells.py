@@ -17,7 +17,7 @@ from typing import Any
 
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
-from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of
+from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of, read_settings
 from cfvid.loading import resolve_layers
 from cfvid.stages.estimate import can_estimate
 from cfvid.yaml_layers import Layer
@@ -105,10 +105,12 @@ def expand(
         )
     if overrides is not None:
         _refuse_contradictions(overrides, experiment, points)
+    shared = read_settings(experiment, size)
     groups: list[Group] = []
     # Seed by seed: an experiment that is stopped has whole tables over fewer seeds.
     for seed, (point, settings) in itertools.product(chosen.seeds, points.items()):
         common = [
+            shared,
             layer_of(experiment.set, name="experiment"),
             layer_of(chosen.set, name=f"size {size}"),
             *([config] if config else []),

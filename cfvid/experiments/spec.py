@@ -6,7 +6,7 @@ One YAML file below configs/experiments/ describes one experiment; see any of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -94,6 +94,8 @@ class ExperimentConfig(Section):
     title: str
     question: str
     modality: str
+    settings: str | None = None
+    """A YAML file, or the name of a shipped one, with configuration of the runs of each size; all else is stronger."""
     axis: AxisConfig | None = None
     arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
     baseline: str = "n_pre"
@@ -147,10 +149,32 @@ def read_experiment(name: str) -> ExperimentConfig:
             return ExperimentConfig.model_validate(layer.values)
         except ValidationError as error:
             faults = faults_from(error, model=ExperimentConfig, layers=[layer], values=layer.values)
-    raise ConfigError(
-        f"The experiment has {len(faults)} fault{'s' * (len(faults) != 1)}:\n"
-        + "\n".join(f"    {fault}" for fault in faults)
-    )
+    raise _refusal(faults, of="experiment")
+
+
+def _refusal(faults: Sequence[str], *, of: str) -> ConfigError:
+    number = f"{len(faults)} fault{'s' * (len(faults) != 1)}"
+    return ConfigError(f"The {of} has {number}:\n" + "\n".join(f"    {fault}" for fault in faults))
+
+
+def read_settings(experiment: ExperimentConfig, size: SizeName) -> Layer:
+    """What experiments of a kind have in common at a size; see `ExperimentConfig.settings`.
+
+    Raises:
+        ConfigError: when there is no such file, or it has faults.
+    """
+    if experiment.settings is None:
+        return Layer(name="settings", values={})
+    layer = read_named(experiment.settings, kind="experiments/settings")
+    sizes = get_args(SizeName)
+    faults = layer.faults + [
+        f"{layer.where(name)}: {name}: should be one of {', '.join(sizes)}, with a section for each"
+        for name, section in layer.values.items()
+        if name not in sizes or not isinstance(section, dict)
+    ]
+    if faults:
+        raise _refusal(faults, of="file of settings")
+    return layer.section(size)
 
 
 def narrowed(
@@ -175,7 +199,7 @@ def narrowed(
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         faults = faults_from(error, model=ExperimentConfig, layers=[], values=values)
-        raise ConfigError(*faults) from error
+        raise _refusal(faults, of="experiment, so chosen,") from error
 
 
 def layer_of(settings: Settings, *, name: str) -> Layer:

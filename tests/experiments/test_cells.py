@@ -94,6 +94,26 @@ def test_a_configuration_of_other_data_is_stronger_than_the_size_and_weaker_than
         assert cell.config.seed == 3
 
 
+def test_settings_in_common_are_weaker_than_the_experiments_own_and_know_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "common.yaml"
+    path.write_text(
+        "smoke:\n  cluster: {num_clusters: 3, iterations: 4}\n  seed: 9\nsmall: {cluster: {num_clusters: 5}}\n"
+    )
+    spec = experiment(settings=str(path))
+    for cell in expand(spec, size="smoke", output=tmp_path)[0].cells:
+        assert cell.config.cluster.num_clusters == 7
+        assert cell.config.cluster.iterations == 4
+        assert cell.config.seed == 3
+    path.write_text("smoke:\n  cluster:\n    num_cluster: 3\n")
+    with pytest.raises(ConfigError, match=r"common\.yaml:3: unknown key cluster\.num_cluster; did you mean"):
+        expand(spec, size="smoke", output=tmp_path)
+    path.write_text("smok: {}\nsmall: 3\n")
+    with pytest.raises(ConfigError, match=r"(?s)2 faults.*common\.yaml:1: smok: .*common\.yaml:2: small: "):
+        expand(spec, size="smoke", output=tmp_path)
+    with pytest.raises(ConfigError, match="no shipped setting 'image'; did you mean images"):
+        expand(experiment(settings="image"), size="smoke", output=tmp_path)
+
+
 def test_a_configuration_of_another_modality_is_refused(tmp_path: Path) -> None:
     other = layer_of({"modality": "video"}, name="mine.yaml")
     with pytest.raises(ConfigError, match=r"mine\.yaml is for video; this experiment is image"):
@@ -113,6 +133,7 @@ def test_an_experiment_can_be_narrowed_and_given_more_seeds(tmp_path: Path) -> N
         ({"seeds": [1, 1]}, "1 is listed twice"),
         ({"points": ["0.7"]}, "no point '0.7'"),
         ({"arms": ["n_cf"]}, "no arm 'n_cf'; there are n_pre"),
+        ({"seeds": ["a", "b"]}, "has 2 faults"),
     ],
 )
 def test_what_an_experiment_does_not_have_cannot_be_chosen(chosen: dict[str, Any], said: str) -> None:
