@@ -11,14 +11,15 @@ from typing import Any
 
 import yaml
 
-from cfvid.artifacts import own_folder, write_json
-from cfvid.errors import CfvidError, Interrupted
+from cfvid.artifacts import own_folder, read_json, write_json
+from cfvid.errors import ArtifactError, CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group, expand
 from cfvid.experiments.page import text_table, write_page
+from cfvid.experiments.predictions import overall_predictions, predictions
 from cfvid.experiments.results import collect
 from cfvid.experiments.runner import Failure, run_groups
 from cfvid.experiments.spec import ExperimentConfig, SizeName
-from cfvid.experiments.verdict import cautions, predictions, verdicts
+from cfvid.experiments.verdict import cautions, verdicts
 from cfvid.preflight import Faults, check
 from cfvid.report.table import print_text
 from cfvid.stages import Run
@@ -27,6 +28,8 @@ from cfvid.training import interrupts
 from cfvid.yaml_layers import Layer
 
 logger = logging.getLogger(__name__)
+
+RESULTS_NAME = "results.json"
 
 
 def run_experiment(
@@ -138,11 +141,24 @@ def _conclude(
 ) -> dict[str, Any]:
     """Write and print what the runs that are done say."""
     results = summarise(experiment, groups, size=size, command=command)
-    write_json(output / "results.json", results)
+    results["overall_predictions"] = overall_predictions(results, _results_beside(output))
+    write_json(output / RESULTS_NAME, results)
     page = write_page(results, output)
     print_text(text_table(results))
     logger.info("experiment: %s", page)
     return results
+
+
+def _results_beside(output: Path) -> list[dict[str, Any]]:
+    """Results of other experiments in the same folder; what cannot be read is left out, and told."""
+    found = []
+    for path in sorted(output.parent.glob(f"*/{RESULTS_NAME}")):
+        if path.parent.resolve() != output.resolve():
+            try:
+                found.append(read_json(path))
+            except ArtifactError as error:
+                logger.warning("the early estimates of %s are left out: %s", path.parent, error.what)
+    return found
 
 
 def summarise(experiment: ExperimentConfig, groups: Sequence[Group], *, size: SizeName, command: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cfvid.artifacts import atomic_file, write_text
 from cfvid.experiments.figures import all_figures
-from cfvid.experiments.verdict import PREDICTORS
+from cfvid.experiments.predictions import PREDICTORS
 from cfvid.report.figures import Drawing
 from cfvid.report.text import signed, visible
 
@@ -48,7 +48,8 @@ def render(results: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
         papers=[_paper(table) for table in results["paper"]],
         compute=_compute(results),
         clusters=_clusters(results),
-        predictions=_predictions(results),
+        predictions=_predictions(results["predictions"]),
+        overall=results["overall_predictions"] and _predictions(results["overall_predictions"]["entries"]),
         settings=_settings(results["settings"]),
     )
 
@@ -186,15 +187,15 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{mean:.2f}" if mean <= 1 else f"{mean:.1f}"
 
 
-def _predictions(results: Mapping[str, Any]) -> str:
+def _predictions(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
-            f"{entry['target']}, {entry['protocol']}",
+            f"{entry.get('target', 'all targets')}, {entry['protocol']}",
             PREDICTORS[entry["figure"]],
             _NOTHING if entry["spearman"] is None else f"{entry['spearman']:+.2f}",
             str(entry["num_runs"]),
         ]
-        for entry in results["predictions"]
+        for entry in entries
     ]
     return _table(["gain on", "figure", "rank correlation", "runs"], rows)
 

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from cfvid.report.comparison import taught_answers
 from cfvid.report.text import signed
-
-_FEWEST_RUNS = 4
-"""A rank correlation over fewer runs says nothing."""
 
 
 def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,57 +135,3 @@ def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]
     if results["missing"]:
         found.append(f"{len(results['missing'])} evaluations are missing, first: {results['missing'][0]}.")
     return found
-
-
-# ---------------------------------------------------------------------------------------------- early estimates
-
-PREDICTORS = {
-    "effective_share": "effective clusters, as a share of K",
-    "stability_ari": "stability over k-means seeds (ARI)",
-    "nmi_training_labels": "NMI with the training labels",
-    "probe_smoothed": "linear probe of the smoothed features, top-1",
-    "probe_kept": "... as a share of the unsmoothed probe's",
-}
-
-
-def predictions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How well each early figure went along with the final gain, over all runs made so far.
-
-    Returns:
-        For each target, protocol and figure: Spearman's rank correlation over the runs, and the number of runs; None
-        where there are too few or all are equal. Runs of one seed share N_pre and runs of one clustering their
-        figures, so that there is no p-value.
-    """
-    entries = []
-    for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"]):
-        rows = list(_rows(results, target, protocol))
-        for name in PREDICTORS:
-            pairs = [(early[name], gain) for early, gain in rows if early.get(name) is not None]
-            entry: dict[str, Any] = {"target": target, "protocol": protocol, "figure": name, "num_runs": len(pairs)}
-            entries.append(entry | _correlation(pairs))
-    return entries
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
-    x, y = ([pair[i] for pair in pairs] for i in (0, 1))
-    if len(pairs) < _FEWEST_RUNS or len(set(x)) < 2 or len(set(y)) < 2:
-        return {"spearman": None}
-    return {"spearman": float(spearmanr(x, y).statistic)}
-
-
-def _rows(results: Mapping[str, Any], target: str, protocol: str) -> Any:
-    """Of every clustered run that has a score and a baseline: its early figures, and its gain."""
-    values = {
-        (s["point"], s["seed"], s["arm"]): s["value"]
-        for s in results["scores"]
-        if (s["target"], s["protocol"], s["metric"]) == (target, protocol, "top1")
-    }
-    for clusters in results["clusters"]:
-        if clusters["arm"] == results["baseline"]:
-            continue
-        early, key = clusters["early"], (clusters["point"], clusters["seed"])
-        before, after = values.get((*key, results["baseline"])), values.get((*key, clusters["arm"]))
-        if early is not None and before is not None and after is not None:
-            probe = early["probes"].get(target, {"raw": None, "smoothed": None})
-            kept = probe["smoothed"] / probe["raw"] if probe["raw"] else None
-            yield {**early, "probe_smoothed": probe["smoothed"], "probe_kept": kept}, after - before

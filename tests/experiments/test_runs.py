@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,22 @@ def test_what_can_be_told_before_any_work_is_told_of_all_runs(pictures: Path, tm
     assert "num_clusters is 1000" in str(refused.value)
     assert "no layer 'x'" in str(refused.value)
     assert not (tmp_path / "stages").exists()
+
+
+def test_early_estimates_look_at_the_experiments_beside_this_one(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
+    alone = run_experiment(spec, tmp_path / "a", size="smoke")
+    assert alone["overall_predictions"] is None
+    shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "results.json").write_text("{")
+    again = run_experiment(spec, tmp_path / "a", size="smoke")
+    assert again["overall_predictions"]["experiments"] == 2
+    assert {entry["num_runs"] for entry in again["overall_predictions"]["entries"]} == {4}  # two points each
+    assert "runs of 2 experiments of this size" in (tmp_path / "a" / "report.md").read_text()
+    assert f"the early estimates of {tmp_path / 'c'} are left out" in caplog.text
 
 
 def test_results_of_other_settings_are_not_shown_as_these(pictures: Path, tmp_path: Path) -> None:

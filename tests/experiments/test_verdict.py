@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cfvid.experiments.verdict import cautions, predictions, verdicts
+from cfvid.experiments.verdict import cautions, verdicts
 
 
 def gain(mean: float, *, half: float = 1.0, point: str = "0", arm: str = "clusterfit", against: str = "n_pre") -> dict:
@@ -77,19 +77,3 @@ def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:
     assert any("1 of the 3 seeds" in text for text in told)
     assert any("leaves out the arms n_pre_2x" in text for text in told)
     assert any("factor of 1.30" in text for text in told)
-
-
-def test_early_figures_are_ranked_against_the_final_gains() -> None:
-    scores, clusters = [], []
-    for seed in range(6):
-        where = {"point": "0", "seed": seed, "target": "t", "protocol": "linear", "metric": "top1"}
-        scores += [{**where, "arm": "n_pre", "value": 20.0}, {**where, "arm": "clusterfit", "value": 20.0 + seed}]
-        early = {"effective_share": 0.1 * seed, "stability_ari": -0.1 * seed, "nmi_training_labels": None}
-        early["probes"] = {"t": {"raw": 20.0, "smoothed": 10.0}}
-        clusters += [{"point": "0", "seed": seed, "arm": arm, "early": early} for arm in ("clusterfit", "n_pre")]
-    found = {e["figure"]: e for e in predictions(results([], scores=scores, clusters=clusters))}
-    assert found["effective_share"]["spearman"] == pytest.approx(1)
-    assert found["stability_ari"]["spearman"] == pytest.approx(-1)
-    assert found["effective_share"]["num_runs"] == 6
-    assert found["probe_smoothed"]["spearman"] is None  # all equal
-    assert found["nmi_training_labels"]["num_runs"] == 0
