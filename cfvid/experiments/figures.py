@@ -27,7 +27,11 @@ def all_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
             figures[f"{name}-scores"] = scores_figure(results, entries, title=f"{target}, {_protocol(protocol)}")
             figures[f"{name}-gains"] = gains_figure(results, gains, title=f"{target}, {_protocol(protocol)}")
         if len({e["metric"] for e in entries}) > 1:
-            figures[f"{name}-layers"] = layers_figure(results, entries, title=f"{target}, {_protocol(protocol)}")
+            # Along an ordered axis the last point shows most; of the others each is a case of its own.
+            for point in results["points"][-1:] if results["is_ordered"] else results["points"]:
+                key = "-".join(filter(None, [name, "layers", "" if results["is_ordered"] else point]))
+                title = f"{target}, {_protocol(protocol)}"
+                figures[key] = layers_figure(results, entries, point=point, title=title)
     return figures
 
 
@@ -52,9 +56,10 @@ def gains_figure(results: Mapping[str, Any], gains: Sequence[Mapping[str, Any]],
     return _along_axis(results, series, title=figure_title, alt=f"{figure_title}. {words}", zero=True)
 
 
-def layers_figure(results: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, title: str) -> Drawing:
-    """Top-1 of every arm by the layer that is probed, at the last point of the axis."""
-    point = results["points"][-1]
+def layers_figure(
+    results: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, point: str, title: str
+) -> Drawing:
+    """Top-1 of every arm by the layer that is probed, at one point of the axis."""
     metrics = [*dict.fromkeys(e["metric"] for e in entries if "@" in e["metric"]), "top1"]
     layers = [metric.partition("@")[2] or _OUTPUT for metric in metrics]
     here = [e for e in entries if e["point"] == point]
