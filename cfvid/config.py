@@ -310,6 +310,10 @@ class HealthConfig(Section):
     """It is severe when the cluster sizes are worth fewer equal clusters than this share of those asked for."""
     max_label_nmi: Fraction = 0.85
     """It is severe when the clusters agree more than this with the labels that N_pre was trained on."""
+    max_label_purity: Fraction = 0.9
+    """... or when more than this share of the samples have the commonest of those labels in their cluster: with many
+    more clusters than labels, clusters of one label each have a low mutual information. Not looked at where the mean
+    cluster is tiny, and pure by chance."""
 
 
 class RetrainConfig(Section):

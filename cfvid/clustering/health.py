@@ -66,10 +66,15 @@ def _of_sizes(figures: Mapping[str, Any], health: HealthConfig) -> Iterator[Symp
 
 def _of_copying(figures: Mapping[str, Any], health: HealthConfig) -> Iterator[Symptom]:
     noisy, clean = figures.get("noisy_labels"), figures.get("labels")
-    if noisy is None or noisy["nmi"] <= health.max_label_nmi:
+    if noisy is None:
+        return
+    is_pure = noisy["purity"] > health.max_label_purity
+    means_it = noisy["num_samples"] >= health.tiny_below * figures["num_clusters"]
+    if noisy["nmi"] <= health.max_label_nmi and not (is_pure and means_it):
         return
     text = (
-        f"the clusters nearly copy the labels that N_pre was trained on (NMI {noisy['nmi']:.2f}): "
+        f"the clusters nearly copy the labels that N_pre was trained on (NMI {noisy['nmi']:.2f}, purity "
+        f"{noisy['purity']:.2f}): "
         "N_pre has learnt them by heart, and N_cf would learn the same again"
     )
     # Over the same samples, or the two figures do not compare.

@@ -92,6 +92,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
         "arms": arms,
         "baseline": experiment.baseline,
         "contenders": experiment.contenders,
+        "equal_compute": experiment.equal_compute,
         "seeds": sorted({group.seed for group in groups}),
         "missing": missing,
         "left_out": [name for name in experiment.arms if name not in arms],

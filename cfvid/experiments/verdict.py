@@ -12,7 +12,7 @@ from cfvid.report.text import signed
 
 
 def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each contender: `answer` (use, keep, depends or open), `words`, and `reasons`, one sentence each."""
+    """For each contender: `answer` (use, rival, keep, depends or open), `words`, and `reasons`, one sentence each."""
     return [_verdict(results, arm) for arm in results["contenders"] if arm in results["arms"]]
 
 
@@ -23,7 +23,11 @@ def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
     better = [gain for gain in compared if gain["is_clear"] and gain["mean"] > 0]
     worse = [gain for gain in compared if gain["is_clear"] and gain["mean"] < 0]
     answer = _answer(len(compared), len(better), len(worse))
+    rivals = _rivals_ahead(results, arm)
+    if answer == "use" and rivals:
+        answer = "rival"
     words = {
+        "rival": f"{_name(arm)} is better than {_name(baseline)}, but of equal compute {', '.join(rivals)} is ahead of it.",
         "use": f"Use {_name(arm)}.",
         "keep": f"Keep {_name(baseline)}.",
         "depends": f"It depends: {_name(arm)} is clearly better in some places and clearly worse in others.",
@@ -35,6 +39,20 @@ def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
     reasons += [_trend(results, trend) for trend in trends]
     reasons += _others(results, arm)
     return {"contender": arm, "answer": answer, "words": words, "reasons": [reason for reason in reasons if reason]}
+
+
+def _rivals_ahead(results: Mapping[str, Any], contender: str) -> list[str]:
+    """Arms of the contender's compute that are clearly ahead of it in more places than clearly behind."""
+    rivals = dict.fromkeys(arm for group in results["equal_compute"] if contender in group for arm in group)
+    leads = {
+        arm: sum(
+            int(np.sign(-gain["mean"]))
+            for gain in results["gains"]
+            if (gain["arm"], gain["against"], gain["metric"]) == (contender, arm, "top1") and gain["is_clear"]
+        )
+        for arm in rivals
+    }
+    return [arm for arm, lead in leads.items() if lead > 0]
 
 
 def _name(arm: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cfvid.clustering.health import counts_of, symptoms_of
-from cfvid.clustering.quality import size_figures
+from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import HealthConfig
 
 
@@ -49,7 +49,9 @@ def test_near_collapse_is_severe() -> None:
 
 
 def test_copies_of_the_training_labels_are_severe() -> None:
-    even = figures([10] * 8, noisy_labels={"nmi": 0.91, "num_samples": 80}, labels={"nmi": 0.49, "num_samples": 80})
+    even = figures(
+        [10] * 8, noisy_labels={"nmi": 0.91, "purity": 0.8, "num_samples": 80}, labels={"nmi": 0.49, "num_samples": 80}
+    )
     [told] = severe(even)
     assert "copy the labels" in told
     assert "noise included" in told
@@ -57,3 +59,16 @@ def test_copies_of_the_training_labels_are_severe() -> None:
     [other] = severe(even | {"labels": {"nmi": 0.49, "num_samples": 200}})
     assert "noise included" not in other
     assert severe(figures([10] * 8, noisy_labels=None, labels={"nmi": 0.99})) == []
+
+
+def test_copies_are_seen_where_there_are_many_more_clusters_than_labels() -> None:
+    """Five clusters for each of 50 labels, all of one label: their NMI cannot reach the limit."""
+    clusters = {str(i): i // 10 for i in range(2500)}
+    noisy = agreement(clusters, {name: [f"label {cluster // 5}"] for name, cluster in clusters.items()})
+    assert noisy is not None
+    assert noisy["nmi"] < 0.85
+    [told] = severe(figures([10] * 250, noisy_labels=noisy, labels=None))
+    assert "purity 1.00" in told
+    # Clusters of two are pure by chance.
+    pairs = figures([2] * 1250, noisy_labels=noisy, labels=None)
+    assert not any("copy" in text for text in severe(pairs, tiny_below=3))

@@ -17,6 +17,7 @@ def gain(mean: float, *, half: float = 1.0, point: str = "0", arm: str = "cluste
 def results(gains: list[dict], **more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"axis": "p", "baseline": "n_pre", "contenders": ["clusterfit"], "gains": gains}
     values |= {"arms": ["n_pre", "n_pre_2x", "clusterfit", "random"], "trends": [], "seeds": [0, 1, 2], "missing": []}
+    values |= {"equal_compute": [["n_pre_2x", "clusterfit"]]}
     values |= {"left_out": [], "table": [{"num_seeds": 3}]}
     return values | {"compute": {"unequal": []}} | more
 
@@ -43,6 +44,15 @@ def test_the_answer_follows_the_clear_gains(means: list[float], answer: str, wor
 def test_arms_of_equal_cost_are_told_beside_the_baseline() -> None:
     [found] = verdicts(results([gain(3.0), gain(-2.0, against="n_pre_2x")]))
     assert any("Against n_pre_2x: clearly ahead in 0 and clearly behind in 1 of 1" in text for text in found["reasons"])
+
+
+def test_an_arm_of_equal_compute_that_is_ahead_changes_the_answer() -> None:
+    [found] = verdicts(results([gain(3.0), gain(-2.0, against="n_pre_2x")]))
+    assert (found["answer"], "but of equal compute n_pre_2x is ahead" in found["words"]) == ("rival", True)
+    [even] = verdicts(results([gain(3.0), gain(-0.5, against="n_pre_2x")]))
+    assert even["answer"] == "use"
+    [dearer] = verdicts(results([gain(3.0), gain(-2.0, against="n_pre_2x")], equal_compute=[]))
+    assert dearer["answer"] == "use"
 
 
 def test_one_verdict_for_each_contender() -> None:
