@@ -27,7 +27,7 @@ def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
     if answer == "use" and rivals:
         answer = "rival"
     words = {
-        "rival": f"{_name(arm)} is better than {_name(baseline)}, but of equal compute {', '.join(rivals)} is ahead of it.",
+        "rival": f"{_name(arm)} beats {_name(baseline)}, but of equal compute {', '.join(rivals)} is ahead of it.",
         "use": f"Use {_name(arm)}.",
         "keep": f"Keep {_name(baseline)}.",
         "depends": f"It depends: {_name(arm)} is clearly better in some places and clearly worse in others.",
