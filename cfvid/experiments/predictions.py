@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 Results = Mapping[str, Any]
 """As `cfvid.experiments.results.collect` gives them, or as they stand in a results.json."""
@@ -39,9 +39,10 @@ def predictions(results: Results) -> list[dict[str, Any]]:
 
 
 def overall_predictions(results: Results, others: Sequence[Results]) -> dict[str, Any] | None:
-    """Each figure against the gain over all runs of this and of other experiments, every target counted by itself.
+    """Each figure against the gain over all runs of this and of other experiments.
 
-    Of the others, those that measure the same at the same size count: runs of a smoke size say nothing about others.
+    Ranks are taken within each experiment and target, whose levels differ, and then put together. Of the others, those
+    that measure the same at the same size count: runs of a smoke size say nothing about others.
 
     Returns:
         `experiments`, how many; and `entries`, for each protocol and figure as of `predictions`. None when no other
@@ -56,14 +57,27 @@ def overall_predictions(results: Results, others: Sequence[Results]) -> dict[str
             pair
             for one in (results, *same)
             for target in dict.fromkeys(s["target"] for s in one["scores"] if s["protocol"] == protocol)
-            for pair in _pairs(one, target, protocol)
+            for pair in _ranked(list(_pairs(one, target, protocol)))
         ]
         entries += [{"protocol": protocol, **entry} for entry in _entries(pairs)]
     return {"experiments": 1 + len(same), "entries": entries}
 
 
 def _is_alike(other: Results, results: Results) -> bool:
-    return all(other.get(key) == results[key] for key in ("cfvid", "size", "baseline"))
+    modalities = [one.get("settings", {}).get("modality") for one in (other, results)]
+    keys = ("cfvid", "size", "baseline")
+    return modalities[0] == modalities[1] and all(other.get(key) == results[key] for key in keys)
+
+
+def _ranked(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with figures and gains as ranks among them, from 0 to 1."""
+    ranked: list[dict[str, float | None]] = [dict.fromkeys(PREDICTORS) for _ in pairs]
+    for name in PREDICTORS:
+        rows = [row for row, (early, _) in enumerate(pairs) if early.get(name) is not None]
+        for row, rank in zip(rows, rankdata([pairs[row][0][name] for row in rows]), strict=True):
+            ranked[row][name] = float(rank - 0.5) / len(rows)
+    gains = (rankdata([gain for _, gain in pairs]) - 0.5) / max(1, len(pairs))
+    return list(zip(ranked, map(float, gains), strict=True))
 
 
 def _entries(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:

@@ -149,7 +149,9 @@ def _table(outcomes: Outcomes, points: Sequence[str], arms: Sequence[str]) -> li
     for place, point, arm in itertools.product(outcomes.places(), points, arms):
         values_SN = _matrix(outcomes.rights(place, (point, arm)))
         if values_SN is not None:
-            entries.append({**_where(place, point), "arm": arm, **asdict(estimate(values_SN, rng=_rng(place)))})
+            found = estimate(values_SN, rng=_rng(place))
+            bounds = {"low": max(0.0, found.low), "high": min(100.0, found.high)}  # t knows nothing of percentages
+            entries.append({**_where(place, point), "arm": arm, **asdict(found), **bounds})
     return entries
 
 

@@ -40,7 +40,8 @@ def test_three_runs_say_nothing() -> None:
 
 
 def test_all_runs_of_like_experiments_count_together() -> None:
-    mine, other = results([1, 2], [0.1, 0.2]), results([3, 4], [0.3, 0.4])
+    # Ranked by themselves: that all of the other's gains are lower says nothing about the figure.
+    mine, other = results([1, 2], [0.1, 0.2]), results([-4, -3], [0.3, 0.4])
     overall = overall_predictions(mine, [other])
     assert overall is not None
     assert overall["experiments"] == 2
@@ -49,6 +50,8 @@ def test_all_runs_of_like_experiments_count_together() -> None:
     assert found["effective_share"]["spearman"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("more", [{"size": "smoke"}, {"baseline": "clusterfit"}, {"cfvid": "0"}])
+@pytest.mark.parametrize(
+    "more", [{"size": "smoke"}, {"baseline": "clusterfit"}, {"cfvid": "0"}, {"settings": {"modality": "video"}}]
+)
 def test_experiments_that_measure_something_else_do_not_count(more: dict[str, str]) -> None:
     assert overall_predictions(results([1, 2], [0.1, 0.2]), [results([3, 4], [0.3, 0.4], **more), {}]) is None
