@@ -188,10 +188,15 @@ def narrowed(
     """The experiment with other seeds, or only some of the points and arms, at one size; None leaves them as they are.
 
     Raises:
-        ConfigError: when there is no such size, point or arm.
+        ConfigError: when there is no such size, point or arm, or the arms leave nothing to compare.
     """
     if size not in experiment.sizes:
         raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
+    if arms is not None and not (experiment.baseline in arms and set(arms) & set(experiment.contenders)):
+        raise ConfigError(
+            f"The arms {', '.join(arms)} leave nothing to compare.",
+            fix=f"Name {experiment.baseline} and one of {', '.join(experiment.contenders)} among them.",
+        )
     chosen = {"seeds": seeds, "points": points, "arms": arms}
     values = experiment.model_dump()
     values["sizes"][size] |= {key: list(value) for key, value in chosen.items() if value is not None}

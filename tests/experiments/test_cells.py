@@ -132,7 +132,9 @@ def test_an_experiment_can_be_narrowed_and_given_more_seeds(tmp_path: Path) -> N
     [
         ({"seeds": [1, 1]}, "1 is listed twice"),
         ({"points": ["0.7"]}, "no point '0.7'"),
-        ({"arms": ["n_cf"]}, "no arm 'n_cf'; there are n_pre"),
+        ({"arms": ["n_pre", "clusterfit", "n_cf"]}, "no arm 'n_cf'; there are n_pre"),
+        ({"arms": ["clusterfit", "random"]}, "nothing to compare"),
+        ({"arms": ["n_pre", "random"]}, "nothing to compare"),
         ({"seeds": ["a", "b"]}, "has 2 faults"),
     ],
 )
