@@ -33,7 +33,7 @@ def estimate(values_SN: np.ndarray, *, rng: np.random.Generator, num_resamples: 
     three of them would call every second difference clear, so that their part is drawn from Student's t, scaled by the
     standard error over seeds. What is neither the seed's nor the sample's (one network happens to be right on one
     sample) is in both parts; it is taken out of the bootstrap, as in the two-way analysis of variance of readers and
-    cases (Obuchowski & Rockette, 1995). Otherwise intervals come out a quarter too wide. Seeds that agree by chance
+    cases (Obuchowski & Rockette, 1995). Otherwise intervals come out about a fifth too wide. Seeds that agree by chance
     make no interval narrower than that of the bootstrap alone.
 
     Args:
