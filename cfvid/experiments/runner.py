@@ -116,7 +116,7 @@ def _start(group: Group, threads: int) -> _Worker:
     ours, theirs = context.Pipe(duplex=False)
     # Not a daemon: it has decoding processes of its own.
     process = context.Process(target=_work, args=(group, threads, theirs))
-    # Threads that wait for a core spin: with one for every core in each process, a linear probe took some 80 times as long.
+    # Threads that wait for a core spin: with one for every core in each process, a linear probe took 80 times as long.
     with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))):
         process.start()
     theirs.close()
