@@ -22,6 +22,7 @@ from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.experiments.verdict import cautions, verdicts
 from cfvid.preflight import Faults, check
 from cfvid.report.table import print_text
+from cfvid.report.text import counted
 from cfvid.stages import Run
 from cfvid.stages.context import CONFIG_NAME
 from cfvid.training import interrupts
@@ -78,8 +79,8 @@ def run_experiment(
         results = _conclude(experiment, groups, output, size=size, command=command)
     if failures:
         raise CfvidError(
-            f"{len(failures)} of {len(groups)} groups of runs failed:\n"
-            + "\n".join(f"    {failure.group.name}: {failure.text.splitlines()[0]}" for failure in failures),
+            f"{counted(len(failures), 'failure')} in {sum(len(group.cells) for group in groups)} runs:\n"
+            + "\n".join(f"    {failure.name}: {failure.text.splitlines()[0]}" for failure in failures),
             fix="Mend the cause and run the same command again: what is done stays done.",
         )
     return results

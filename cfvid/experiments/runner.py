@@ -6,7 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,25 +26,28 @@ _PATIENCE_S = 60.0
 """How long a group may take to save its state after a signal."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by numerical libraries when they are loaded."""
+_END = "end"
+"""What a process sends last."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A group that ended badly."""
+    """A run that ended badly, or a whole group."""
 
-    group: Group
+    name: str
+    """Of what failed, for people."""
     text: str
 
 
 def run_groups(groups: Sequence[Group], *, jobs: int) -> list[Failure]:
-    """Run all groups; one that fails does not end the others.
+    """Run all groups; a run that fails ends only those that start from it.
 
     Args:
         groups: of runs; each is done in order.
         jobs: how many groups at a time. More than one: each in its own process, with its share of the cores.
 
     Returns:
-        The groups that failed.
+        What failed.
 
     Raises:
         Interrupted: after a signal, when all processes have ended; states were saved.
@@ -55,32 +58,54 @@ def run_groups(groups: Sequence[Group], *, jobs: int) -> list[Failure]:
 
 
 def _in_turn(groups: Sequence[Group], bar: tqdm) -> list[Failure]:
-    failures = []
+    failures = list[Failure]()
     for group in groups:
-        try:
-            run_group(group, done=lambda _cell: bar.update())
-        except Interrupted:
-            raise
-        except CfvidError as error:
-            failures.append(_failed(group, str(error)))
+        for arm, ended_by in run_group(group):
+            _note(group, arm, ended_by, bar, failures)
     return failures
 
 
-def run_group(group: Group, *, done: Callable[[Cell], object]) -> None:
-    """Do the runs of one group, telling `done` of each.
+def run_group(group: Group) -> Iterator[tuple[str, str | None]]:
+    """Do the runs of one group: each arm with what ended it, None when it is done.
 
     Raises:
-        CfvidError: what a run meets.
+        Interrupted: after a signal.
     """
+    lost = set[str]()
     for cell in group.cells:
         logger.info("%s, %s", group.name, cell.arm)
+        needed = lost & {cell.starts_from, *cell.teachers}
+        ended_by = f"It starts from {', '.join(sorted(needed))}, which failed." if needed else _run(cell)
+        if ended_by is not None:
+            lost.add(cell.arm)
+        yield cell.arm, ended_by
+
+
+def _run(cell: Cell) -> str | None:
+    """Do one run: what ended it, None when it is done."""
+    try:
         run_stages(cell.config, cell.folder, stages=cell.stages, shared=cell.shared)
-        done(cell)
+    except Interrupted:
+        raise
+    except CfvidError as error:
+        return str(error)
+    except Exception as error:  # a fault of ours: of this run only
+        logger.exception("%s", cell.folder)
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
-def _failed(group: Group, text: str) -> Failure:
-    logger.error("%s failed:\n%s", group.name, text)
-    return Failure(group, text)
+def _note(group: Group, arm: str, ended_by: str | None, bar: tqdm, failures: list[Failure]) -> None:
+    if ended_by is None:
+        bar.update()
+        logger.info("%s, %s: done", group.name, arm)
+    else:
+        failures.append(_failed(f"{group.name}, {arm}", ended_by))
+
+
+def _failed(name: str, text: str) -> Failure:
+    logger.error("%s failed:\n%s", name, text)
+    return Failure(name, text)
 
 
 # ---------------------------------------------------------------------------------------------- processes
@@ -139,7 +164,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _work(group: Group, threads: int, messages: Connection) -> None:
-    """In the child: the group's runs, then how it ended."""
+    """In the child: send how each of the group's runs ended."""
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)  # the rest is in each run's own log
     logging.getLogger("cfvid").addHandler(terminal)
@@ -147,10 +172,11 @@ def _work(group: Group, threads: int, messages: Connection) -> None:
     torch.set_num_threads(threads)
     group = Group(group.point, group.seed, [_with_workers(cell, threads) for cell in group.cells])
     try:
-        run_group(group, done=lambda cell: messages.send(("done", cell.arm)))
-        messages.send(("end", None))
-    except CfvidError as error:
-        messages.send(("end", str(error)))
+        for arm, ended_by in run_group(group):
+            messages.send((arm, ended_by))
+    except Interrupted as error:
+        raise SystemExit(error.exit_code) from None
+    messages.send(_END)
 
 
 def _with_workers(cell: Cell, number: int) -> Cell:
@@ -165,18 +191,15 @@ def _heard(worker: _Worker, bar: tqdm, failures: list[Failure]) -> bool:
     """Take what a worker says; gives whether it has ended."""
     try:
         while worker.messages.poll():
-            kind, text = worker.messages.recv()
-            if kind == "done":
-                bar.update()
-                logger.info("%s, %s: done", worker.group.name, text)
-            else:
-                if text is not None:
-                    failures.append(_failed(worker.group, text))
+            message = worker.messages.recv()
+            if message == _END:
                 worker.process.join()
                 return True
+            arm, ended_by = message
+            _note(worker.group, arm, ended_by, bar, failures)
     except EOFError:
         worker.process.join()
-        failures.append(_failed(worker.group, f"its process ended with code {worker.process.exitcode}"))
+        failures.append(_failed(worker.group.name, f"Its process ended with code {worker.process.exitcode}."))
         return True
     return False
 

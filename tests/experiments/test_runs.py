@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import pytest
 import threadpoolctl
 from support.tiny import tiny_values, write_pictures
 
+from cfvid.config import RunConfig
 from cfvid.errors import CfvidError
 from cfvid.experiments import runner
 from cfvid.experiments.cells import Cell, Group, expand
@@ -121,7 +123,7 @@ def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Pat
 def _spin_threads(threads_path: str, group: Group, threads: int, messages: Connection) -> None:
     found = {library["user_api"]: library["num_threads"] for library in threadpoolctl.threadpool_info()}
     Path(threads_path).write_text(json.dumps([threads, found]))
-    messages.send(("end", None))
+    messages.send("end")
 
 
 def test_groups_side_by_side_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,16 +197,36 @@ def test_a_second_round_costs_the_first_one_too(pictures: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_group_that_fails_does_not_end_the_others(pictures: Path, tmp_path: Path, jobs: int) -> None:
+def test_a_run_that_fails_does_not_end_the_others(pictures: Path, tmp_path: Path, jobs: int) -> None:
     # Far too high a rate diverges, which nobody can tell before.
     axis = {"name": "rate", "points": {"good": {}, "bad": {"retrain.training.lr": 1e30}}}
-    spec = experiment(pictures, axis=axis, sizes={"smoke": {"seeds": [0]}})
-    with pytest.raises(CfvidError, match="1 of 2 groups of runs failed") as failed:
+    arms = {"n_pre": {"network": "n_pre"}, "clusterfit": {}, "again": {"starts_from": "clusterfit"}}
+    arms["distillation"] = {"set": {"cluster.method": "distillation", "retrain.training.lr": 0.01}}
+    spec = experiment(pictures, axis=axis, arms=arms, sizes={"smoke": {"seeds": [0]}})
+    with pytest.raises(CfvidError, match="2 failures in 8 runs") as failed:
         run_experiment(spec, tmp_path, size="smoke", jobs=jobs)
-    assert "retrain: the" in str(failed.value)
+    assert "bad, seed 0, clusterfit: retrain: the" in str(failed.value)
+    assert "bad, seed 0, again: It starts from clusterfit, which failed." in str(failed.value)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {s["point"] for s in results["scores"] if s["arm"] == "clusterfit"} == {"good"}
+    scored = {(s["point"], s["arm"]) for s in results["scores"]}
+    good, bad = (set(itertools.product([point], arms)) for point in ("good", "bad"))
+    assert scored == (good | bad) - {("bad", "clusterfit"), ("bad", "again")}
     assert results["missing"]
+
+
+def test_a_fault_of_ours_ends_its_own_run_only(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: RunConfig, output: Path, **options: Any) -> object:
+        if output.name == "clusterfit":
+            raise ValueError("nobody thought of this")
+        return run_stages(config, output, **options)
+
+    monkeypatch.setattr(runner, "run_stages", broken)
+    spec = experiment(pictures, axis=None, sizes={"smoke": {"seeds": [0]}})
+    with pytest.raises(CfvidError, match="1 failure in 3 runs") as failed:
+        run_experiment(spec, tmp_path, size="smoke")
+    assert "seed 0, clusterfit: ValueError: nobody thought of this" in str(failed.value)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {s["arm"] for s in results["scores"]} == {"n_pre", "random"}
 
 
 def test_a_stopped_experiment_leaves_no_process_and_goes_on(pictures: Path, tmp_path: Path) -> None:
