@@ -67,6 +67,10 @@ class LinearProbe:
         ]
         best = penalties[int(np.argmax(scores))]  # the strongest regularisation among equals
         logger.debug("linear probe: C = %g (held-out top-1 %s)", best, [round(s, 3) for s in scores])
+        if best in (penalties[0], penalties[-1]) and len(set(scores)) > 1:
+            logger.info(
+                "linear probe: C = %g is at the end of transfer.linear.penalties; one beyond it may score higher", best
+            )
         return best
 
     def _regression(self, penalty: float, examples: np.ndarray, labels: np.ndarray) -> LogisticRegression:

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cfvid.report.comparison import PROTOCOL_NAMES
 from cfvid.report.figures import CF, INK, OTHERS, PRE, RANDOM, STYLE, WIDTH_IN, Drawing, drawing
 from cfvid.report.text import shortened, signed, visible
 
@@ -22,15 +23,14 @@ def all_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
     for target, protocol in dict.fromkeys((e["target"], e["protocol"]) for e in results["table"]):
         entries = [e for e in results["table"] if (e["target"], e["protocol"]) == (target, protocol)]
         gains = [g for g in results["gains"] if (g["target"], g["protocol"]) == (target, protocol)]
-        name = f"{target}-{protocol}"
+        name, title = f"{target}-{protocol}", f"{target}, {PROTOCOL_NAMES[protocol]}"
         if len(results["points"]) > 1:
-            figures[f"{name}-scores"] = scores_figure(results, entries, title=f"{target}, {_protocol(protocol)}")
-            figures[f"{name}-gains"] = gains_figure(results, gains, title=f"{target}, {_protocol(protocol)}")
+            figures[f"{name}-scores"] = scores_figure(results, entries, title=title)
+            figures[f"{name}-gains"] = gains_figure(results, gains, title=title)
         if len({e["metric"] for e in entries}) > 1:
             # Along an ordered axis the last point shows most; of the others each is a case of its own.
             for point in results["points"][-1:] if results["is_ordered"] else results["points"]:
                 key = "-".join(filter(None, [name, "layers", "" if results["is_ordered"] else point]))
-                title = f"{target}, {_protocol(protocol)}"
                 figures[key] = layers_figure(results, entries, point=point, title=title)
     return figures
 
@@ -150,7 +150,3 @@ def _in_words(series: Mapping[str, Mapping[str, Mapping[str, Any]]], places: Seq
         if values:
             parts.append(f"{arm}: {values}")
     return "; ".join(parts)
-
-
-def _protocol(protocol: str) -> str:
-    return {"linear": "linear probe", "finetune": "full fine-tuning"}.get(protocol, protocol)

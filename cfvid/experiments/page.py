@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cfvid.artifacts import atomic_file, write_text
 from cfvid.experiments.figures import all_figures
 from cfvid.experiments.predictions import PREDICTORS
+from cfvid.report.comparison import PROTOCOL_NAMES
 from cfvid.report.figures import Drawing
 from cfvid.report.text import signed, visible
 
@@ -73,9 +76,8 @@ def _places(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _place(results: Mapping[str, Any], place: tuple[str, str], figures: Mapping[str, Drawing]) -> dict[str, Any]:
     target, protocol = place
     metrics = list(dict.fromkeys(e["metric"] for e in results["table"] if (e["target"], e["protocol"]) == place))
-    name = {"linear": "linear probe", "finetune": "full fine-tuning"}.get(protocol, protocol)
     return {
-        "title": _cell(f"{target}, {name}, top-1 %"),
+        "title": _cell(f"{target}, {PROTOCOL_NAMES[protocol]}, top-1 %"),
         "scores": _scores(results, target, protocol, metrics=metrics),
         "gains": _gains(results, target, protocol, metrics=metrics),
         "figures": [_picture(key, figures[key]) for key in figures if key.startswith(f"{target}-{protocol}-")],
@@ -153,30 +155,33 @@ def _clusters(results: Mapping[str, Any]) -> str:
     """Figures of the contender's clusters, mean over seeds."""
     if not any(entry["early"] for entry in results["clusters"]):
         return ""
-    targets = list(results["settings"]["data"]["targets"])
-    head = ["arm", *(["at"] if results["axis"] else []), "effective share", "stability", "NMI true", "NMI trained on"]
-    head += [f"{target} {kind}" for target in targets for kind in ("raw", "smoothed")]
+    columns = _cluster_columns(results["settings"]["data"]["targets"])
     rows = []
     for arm in results["arms"]:
         for point in results["points"]:
             entries = [c for c in results["clusters"] if (c["arm"], c["point"]) == (arm, point) and c["early"]]
             if entries:
-                values = [_mean([read(entry) for entry in entries]) for read in _readers(targets)]
+                values = [_mean([read(entry) for entry in entries]) for read in columns.values()]
                 rows.append([arm, *([point] if results["axis"] else []), *values])
-    return _table(head, rows)
+    return _table(["arm", *(["at"] if results["axis"] else []), *columns], rows)
 
 
-def _readers(targets: Sequence[str]) -> list[Any]:
-    readers: list[Any] = [
-        lambda c: c["early"]["effective_share"],
-        lambda c: c["early"]["stability_ari"],
-        lambda c: (c["labels"] or {}).get("nmi"),
-        lambda c: c["early"]["nmi_training_labels"],
-    ]
-    for target in targets:
-        for kind in ("raw", "smoothed"):
-            readers.append(lambda c, t=target, k=kind: c["early"]["probes"][t][k])
-    return readers
+def _cluster_columns(targets: Iterable[str]) -> dict[str, Callable[[Mapping[str, Any]], float | None]]:
+    """What is told of clusters: how to read it, by its heading."""
+    columns: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+        "effective share": lambda c: c["early"]["effective_share"],
+        "stability": lambda c: c["early"]["stability_ari"],
+        "NMI true": lambda c: (c["labels"] or {}).get("nmi"),
+        "NMI trained on": lambda c: c["early"]["nmi_training_labels"],
+    }
+    for target, kind in itertools.product(targets, ("raw", "smoothed")):
+        columns[f"{target} {kind}"] = functools.partial(_probed, target=target, kind=kind)
+    return columns
+
+
+def _probed(clusters: Mapping[str, Any], *, target: str, kind: str) -> float | None:
+    accuracy: float | None = clusters["early"]["probes"][target][kind]
+    return accuracy
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -32,7 +32,7 @@ Hits = Mapping[str, bool]
 """Whether each sample was named rightly."""
 Place = tuple[str, str, str]
 """target, protocol, metric"""
-Run = tuple[str, str]
+PointArm = tuple[str, str]
 """point, arm"""
 
 
@@ -43,19 +43,19 @@ class Outcomes:
         hits: by place, then by (point, arm), then by seed.
     """
 
-    def __init__(self, hits: Mapping[Place, Mapping[Run, Mapping[int, Hits]]]) -> None:
+    def __init__(self, hits: Mapping[Place, Mapping[PointArm, Mapping[int, Hits]]]) -> None:
         self.hits = hits
 
     def places(self) -> list[Place]:
         """Targets, protocols and metrics that anything was scored by, in a reading order."""
         return sorted(self.hits, key=lambda p: (p[0], p[1] != "linear", p[1], "@" in p[2], p[2]))
 
-    def rights(self, place: Place, run: Run) -> dict[int, dict[str, float]]:
+    def rights(self, place: Place, run: PointArm) -> dict[int, dict[str, float]]:
         """100 for every right answer and 0 for every wrong one, by seed and sample."""
         by_seed = self.hits[place].get(run, {})
         return {seed: {i: 100.0 * right for i, right in hits.items()} for seed, hits in by_seed.items()}
 
-    def differences(self, place: Place, one: Run, other: Run) -> dict[int, dict[str, float]]:
+    def differences(self, place: Place, one: PointArm, other: PointArm) -> dict[int, dict[str, float]]:
         """one - other in points, by seed and sample: of the seeds and samples that both have."""
         first, second = self.hits[place].get(one, {}), self.hits[place].get(other, {})
         return {
@@ -70,6 +70,18 @@ def _matrix(by_seed: Mapping[int, Mapping[str, float]]) -> np.ndarray | None:
         return None
     common = sorted(set.intersection(*(set(values) for values in by_seed.values())))
     return np.array([[by_seed[seed][i] for i in common] for seed in sorted(by_seed)])
+
+
+def _paired(
+    first: Mapping[int, Mapping[str, float]], second: Mapping[int, Mapping[str, float]]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two float (S, N), of the seeds and samples that both have; None without a seed."""
+    seeds = sorted(set(first) & set(second))
+    if not seeds:
+        return None
+    samples = sorted(set.intersection(*(set(values[seed]) for values in (first, second) for seed in seeds)))
+    one, other = (np.array([[values[seed][i] for i in samples] for seed in seeds]) for values in (first, second))
+    return one, other
 
 
 def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: SizeName, command: str) -> dict[str, Any]:
@@ -111,7 +123,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
 
 
 def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list[str]]:
-    hits: dict[Place, dict[tuple[str, str], dict[int, Hits]]] = {}
+    hits: dict[Place, dict[PointArm, dict[int, Hits]]] = {}
     scores, missing = [], []
     for cell in cells:
         for target, protocol in itertools.product(cell.config.data.targets, cell.config.transfer.protocols):
@@ -178,16 +190,10 @@ def _trends(outcomes: Outcomes, points: Sequence[str], experiment: ExperimentCon
     first, last = points[0], points[-1]
     for place, arm in itertools.product(outcomes.places() if first != last else [], experiment.contenders):
         ends = [outcomes.differences(place, (point, arm), (point, experiment.baseline)) for point in (first, last)]
-        # Paired by seed and by sample: what only one end has says nothing about the change.
-        both = {
-            seed: {i: (ends[0][seed][i], ends[1][seed][i]) for i in ends[0][seed] if i in ends[1][seed]}
-            for seed in set(ends[0]) & set(ends[1])
-        }
-        values_SN = _matrix({seed: {i: b - a for i, (a, b) in pairs.items()} for seed, pairs in both.items()})
-        if values_SN is None:
+        pair = _paired(*ends)
+        if pair is None:
             continue
-        found = estimate(values_SN, rng=_rng(place))
-        gain_first = float(np.mean([a for pairs in both.values() for a, _ in pairs.values()]))
+        found, gain_first = estimate(pair[1] - pair[0], rng=_rng(place)), float(pair[0].mean())
         entry: dict[str, Any] = {"target": place[0], "protocol": place[1], "metric": place[2], "arm": arm}
         entry |= {"first": first, "last": last, "gain_first": gain_first, "gain_last": gain_first + found.mean}
         entries.append(entry | asdict(found) | {"is_clear": found.is_clear})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfvid.report.comparison import taught_answers
+from cfvid.report.comparison import PROTOCOL_NAMES, taught_answers
 from cfvid.report.text import signed
 
 
@@ -93,9 +93,8 @@ def _places(results: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], word
 
 def place_name(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """Target, protocol and point of an entry, for people."""
-    protocol = {"linear": "linear probe", "finetune": "fine-tuning"}.get(entry["protocol"], entry["protocol"])
     point = f", {results['axis']} = {entry['point']}" if entry.get("point") else ""
-    return f"{entry['target']}, {protocol}{point}"
+    return f"{entry['target']}, {PROTOCOL_NAMES[entry['protocol']]}{point}"
 
 
 def _trend(results: Mapping[str, Any], trend: Mapping[str, Any]) -> str:

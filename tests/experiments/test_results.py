@@ -64,3 +64,14 @@ def test_trends_never_pair_different_seeds() -> None:
 def test_ends_without_a_common_seed_have_no_trend() -> None:
     found = outcomes(p_n_pre={0: "a"}, p_clusterfit={0: "A"}, q_n_pre={1: "a"}, q_clusterfit={1: "A"})
     assert _trends(found, ["p", "q"], SPEC) == []
+
+
+def test_both_ends_of_a_trend_speak_of_the_samples_that_all_seeds_have() -> None:
+    found = outcomes(
+        p_n_pre={0: "abc", 1: "ab"},
+        p_clusterfit={0: "Abc", 1: "Ab"},
+        q_n_pre={0: "abc", 1: "ab"},
+        q_clusterfit={0: "ABc", 1: "AB"},
+    )
+    [trend] = _trends(found, ["p", "q"], SPEC)
+    assert (trend["gain_first"], trend["gain_last"], trend["mean"]) == (50, 100, 50)
