@@ -205,7 +205,8 @@ class PretrainConfig(Section):
     """Use these instead of training: a cfvid checkpoint folder, or a foreign state dict (.safetensors, .pth)."""
     task: Literal["labels", "rotation", "jigsaw", "clip_order"] = "labels"
     """What is learnt: the labels; or, without labels, by how much a sample was turned, the order of a picture's tiles
-    (2D networks), the order of a video's pieces (3D networks)."""
+    (2D networks), the order of a video's pieces (3D networks; four times as long as a clip, shorter videos are left
+    out)."""
     label_noise: Fraction = 0.0
     """With `task: labels`: share p of training labels that are replaced, or missing among `tags`; recorded."""
     noise: Literal["uniform", "pair_flip", "tags"] = "uniform"

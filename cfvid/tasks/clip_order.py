@@ -54,9 +54,9 @@ class ShuffledPieces:
 class ClipOrder:
     """See `cfvid.tasks.base.Task`.
 
-    While it is trained, the modality takes clips of three pieces and two gaps, four times the usual length. A video
-    that is shorter than that does what `input.short_clip` says: with `repeat` its last piece may stand still, which
-    gives the answer away, and with `wrap` it may show the start again; `error` leaves such videos out.
+    While it is trained, the modality takes clips of three pieces and two gaps, four times the usual length. Shorter
+    videos are left out as unreadable, whatever `input.short_clip` says: a last piece that stands still, or shows the
+    start again, would give the answer away.
     """
 
     dims: ClassVar[frozenset[int]] = frozenset({3})
@@ -68,7 +68,8 @@ class ClipOrder:
         self.classes: list[str] = []
         num_frames = config.plain("input")["input"]["num_frames"]
         gap = int(num_frames * GAP_SHARE)
-        self.input_changes: dict[str, Any] = {"num_frames": NUM_PIECES * num_frames + (NUM_PIECES - 1) * gap}
+        num_frames_together = NUM_PIECES * num_frames + (NUM_PIECES - 1) * gap
+        self.input_changes: dict[str, Any] = {"num_frames": num_frames_together, "short_clip": "error"}
         permutations = choose_permutations(NUM_PIECES, 6)
         self.chance = 1 / len(permutations)
         self.objective = ShuffledPieces(permutations, num_frames=num_frames, gap=gap)
