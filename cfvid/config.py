@@ -218,6 +218,8 @@ class PretrainConfig(Section):
     """With `task: labels`: keep only so many of the classes, drawn by the seed; samples of the others are left out."""
     num_permutations: Annotated[Integer, Field(ge=2, le=10_000)] = 2000
     """With `task: jigsaw`: orders of the tiles to tell apart."""
+    input: dict[str, Any] = {}
+    """Keys of `input` that are otherwise while N_pre is trained: its own augmentation."""
     training: TrainingConfig
 
     @model_validator(mode="after")
@@ -406,6 +408,22 @@ class RunConfig(Section):
     transfer: TransferConfig
     report: ReportConfig = ReportConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _pretrain_input_is_valid(self) -> Self:
+        try:
+            _ = self.pretrain_input
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, ("pretrain.input", *first["loc"])))
+            what = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+            raise ValueError(f"unknown key {key}" if first["type"] == "extra_forbidden" else f"{key}: {what}") from None
+        return self
+
+    @property
+    def pretrain_input(self) -> Section:
+        """`input` while N_pre is trained."""
+        return type(self.input).model_validate({**self.input.model_dump(), **self.pretrain.input})
 
     @property
     def retrain_arch(self) -> str:

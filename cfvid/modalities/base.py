@@ -31,6 +31,9 @@ class Modality(Protocol):
 
     def __init__(self, options: Section) -> None: ...
 
+    @property
+    def options(self) -> Section: ...
+
     def load(self, request: Request, decoder: str) -> np.ndarray:
         """Decode and transform one sample.
 

@@ -212,7 +212,7 @@ class Run:
     def input_for(self, *looks: Look) -> dict[str, Any]:
         """The input options that matter for these looks: keys named for another look are left out."""
         others = tuple(f"{look}_" for look in ("extract", "score") if look not in looks)
-        options = self.config.plain("input")["input"]
+        options = self.modality.options.model_dump(mode="json")
         return {key: value for key, value in options.items() if not key.startswith(others)}
 
 

@@ -68,10 +68,12 @@ def _inputs(run: Run) -> dict[str, Any]:
             raise WeightsError(f"The weights {file} do not exist.", fix="Put them there, or set pretrain.weights.")
         chosen = {"arch": config.pretrain.arch, "weights": digest_file(file)}
         return {**config.plain("modality", "seed"), "pretrain": chosen, "input": run.input_for("train")}
+    settings = config.plain("modality", "seed", "pretrain")
+    del settings["pretrain"]["input"]  # part of what follows
     return {
-        **config.plain("modality", "seed", "pretrain"),
+        **settings,
         "precision": run.precision,
-        "input": run.input_for("train", "extract"),
+        "input": run.looking(config.pretrain_input.model_dump()).input_for("train", "extract"),
         "manifest": run.identify(run.manifest("pretrain")),
     }
 
@@ -85,7 +87,7 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     logger.info("pretrain: %s of %d samples", config.pretrain.task, len(task.samples))
     files = task.write(folder)
     trained, network = task.build()
-    looking = run.looking(task.input_changes)
+    looking = run.looking({**config.pretrain_input.model_dump(), **task.input_changes})
     compute = fit(
         looking,
         trained,

@@ -66,7 +66,7 @@ class ClipOrder:
         self._arch, self._seed = config.pretrain.arch, config.seed
         self.samples, self.held_out = samples, held_out
         self.classes: list[str] = []
-        num_frames = config.plain("input")["input"]["num_frames"]
+        num_frames = config.pretrain_input.model_dump()["num_frames"]
         gap = int(num_frames * GAP_SHARE)
         num_frames_together = NUM_PIECES * num_frames + (NUM_PIECES - 1) * gap
         self.input_changes: dict[str, Any] = {"num_frames": num_frames_together, "short_clip": "error"}

@@ -62,6 +62,23 @@ def test_weak_tags_train_with_several_labels_per_sample(pictures: Path, tmp_path
     assert saved.classes == ["any", "class0", "class1", "class2"]
 
 
+def test_n_pre_may_have_its_own_augmentation(pictures: Path, tmp_path: Path) -> None:
+    """It changes the trained network, and nothing of what N_cf looks at."""
+    short = {"pretrain__training__epochs": 1, "retrain__training__epochs": 1}
+    inputs, weights = {}, {}
+    for name, changes in {"same": {}, "own": {"min_scale": 1.0, "flip": False}}.items():
+        config = tiny_config(pictures, pretrain__input=changes, **short)
+        run_stages(config, tmp_path / name, stages=["pretrain", "extract", "cluster", "retrain"])
+        for stage in ("pretrain", "retrain"):
+            inputs[stage, name] = Record.read(tmp_path / name / stage, kind=stage).inputs["input"]
+        weights[name] = (tmp_path / name / "pretrain" / "network" / "model.safetensors").read_bytes()
+    assert weights["own"] != weights["same"]
+    assert inputs["pretrain", "own"] == {**inputs["pretrain", "same"], "min_scale": 1.0, "flip": False}
+    assert inputs["retrain", "own"] == inputs["retrain", "same"]
+    _, saved = load_network(tmp_path / "own" / "pretrain" / "network")
+    assert saved.input["flip"] is True
+
+
 def test_one_class_is_a_clear_error(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "pictures", classes=1)
     with pytest.raises(DataError, match="only one label"):
