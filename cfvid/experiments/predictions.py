@@ -42,7 +42,8 @@ def overall_predictions(results: Results, others: Sequence[Results]) -> dict[str
     """Each figure against the gain over all runs of this and of other experiments.
 
     Ranks are taken within each experiment and target, whose levels differ, and then put together. Of the others, those
-    that measure the same at the same size count: runs of a smoke size say nothing about others.
+    that measure the same at the same size count: runs of a smoke size say nothing about others. A network that several
+    experiments share counts once.
 
     Returns:
         `experiments`, how many; and `entries`, for each protocol and figure as of `predictions`. None when no other
@@ -53,12 +54,13 @@ def overall_predictions(results: Results, others: Sequence[Results]) -> dict[str
         return None
     entries = []
     for protocol in dict.fromkeys(score["protocol"] for score in results["scores"]):
-        pairs = [
-            pair
-            for one in (results, *same)
-            for target in dict.fromkeys(s["target"] for s in one["scores"] if s["protocol"] == protocol)
-            for pair in _ranked(list(_pairs(one, target, protocol)))
-        ]
+        pairs, counted = list[Pair](), set[tuple[str, str]]()
+        for one in (results, *same):
+            for target in dict.fromkeys(s["target"] for s in one["scores"] if s["protocol"] == protocol):
+                known = {network for place, network in counted if place == target}
+                rest = [c for c in one["clusters"] if c["network"] not in known]
+                pairs += _ranked(list(_pairs({**one, "clusters": rest}, target, protocol)))
+                counted |= {(target, c["network"]) for c in rest if c["network"]}
         entries += [{"protocol": protocol, **entry} for entry in _entries(pairs)]
     return {"experiments": 1 + len(same), "entries": entries}
 

@@ -257,9 +257,13 @@ def _flops_of(cell: Cell, stage: str) -> float | None:
 
 
 def _figures(cell: Cell) -> dict[str, Any]:
-    """What there is to know about a cell's pseudo-labels, and what was estimated from them before the retraining."""
+    """What there is to know about a cell's pseudo-labels, and what was estimated from them before the retraining.
+
+    `network` stands for the one that was trained on them, in whatever experiment.
+    """
     quality = read_json(cell.folder / "cluster" / "quality.json")
     kept = {key: value for key, value in quality.items() if key not in ("sizes", "objective")}
     early_path = cell.folder / "estimate" / ESTIMATE_NAME
     early = read_json(early_path) if is_complete(early_path.parent) else None
-    return {"point": cell.point, "seed": cell.seed, "arm": cell.arm, **kept, "early": early}
+    network = (cell.folder / "retrain").resolve().name if is_complete(cell.folder / "retrain") else None
+    return {"point": cell.point, "seed": cell.seed, "arm": cell.arm, "network": network, **kept, "early": early}

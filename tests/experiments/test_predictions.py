@@ -17,7 +17,8 @@ def results(gains: list[float], figures: list[float], **more: Any) -> dict[str, 
         scores += [{**where, "arm": "n_pre", "value": 20.0}, {**where, "arm": "clusterfit", "value": 20.0 + gain}]
         early = {"effective_share": figure, "stability_ari": -figure, "nmi_training_labels": None}
         early["probes"] = {"t": {"raw": 20.0, "smoothed": 10.0}}
-        clusters += [{"point": "0", "seed": seed, "arm": arm, "early": early} for arm in ("clusterfit", "n_pre")]
+        where = {"point": "0", "seed": seed, "network": None, "early": early}
+        clusters += [{**where, "arm": arm} for arm in ("clusterfit", "n_pre")]
     values = {"cfvid": "1", "size": "small", "baseline": "n_pre", "scores": scores, "clusters": clusters}
     return values | more
 
@@ -48,6 +49,16 @@ def test_all_runs_of_like_experiments_count_together() -> None:
     found = by_figure(overall["entries"])
     assert found["effective_share"]["num_runs"] == 4
     assert found["effective_share"]["spearman"] == pytest.approx(1)
+
+
+def test_a_network_that_several_experiments_share_counts_once() -> None:
+    mine, other = results([1, 2], [0.1, 0.2]), results([1, 2, 3], [0.1, 0.2, 0.3])
+    for one in (mine, other):
+        for clusters in one["clusters"]:
+            clusters["network"] = f"seed{clusters['seed']}-{clusters['arm']}"
+    overall = overall_predictions(mine, [other, mine])
+    assert overall is not None
+    assert by_figure(overall["entries"])["effective_share"]["num_runs"] == 3
 
 
 @pytest.mark.parametrize(
