@@ -15,10 +15,12 @@ from cfvid.models.zoo import ARCHITECTURES
 from cfvid.yaml_layers import Layer, parse_yaml
 
 SIDE = 16
+HUES = [[0], [1], [2], [0, 1], [1, 2], [0, 2]]
+"""The bright channels of each class."""
 
 
 def write_pictures(root: Path, *, classes: int = 3, train: int = 8, val: int = 4, seed: int = 0) -> Path:
-    """Class folders of PNGs; each class has its own hue, so that it can be learnt in a few steps."""
+    """Class folders of PNGs; each class (of six) has its own hue, so that it can be learnt in a few steps."""
     rng = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for label in range(classes):
@@ -26,7 +28,7 @@ def write_pictures(root: Path, *, classes: int = 3, train: int = 8, val: int = 4
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 pixels = rng.integers(0, 80, (SIDE, SIDE, 3))
-                pixels[..., label % 3] += 150
+                pixels[..., HUES[label]] += 150
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
     return root
 

@@ -173,18 +173,19 @@ def write_landscapes(root: Path) -> Path:
     return root
 
 
-def write_falls(root: Path) -> Path:
-    """Videos that have an order: something falls through the picture, here and there, faster and slower."""
+def write_falls(root: Path, *, classes: tuple[str, ...] = ("fall",)) -> Path:
+    """Videos that have an order: something falls through the picture (or rises), here and there, faster and slower."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 64), ("val", 32)):
-        folder = root / split / "fall"
-        folder.mkdir(parents=True)
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
         for number in range(count):
+            name = classes[number % len(classes)]
             frames = rng.integers(0, 60, (18, 32, 32, 3)).astype(np.uint8)
             left, heights = rng.integers(26), np.linspace(rng.uniform(0, 5), rng.uniform(20, 26), 18).astype(int)
-            for frame, top in zip(frames, heights, strict=True):
+            for frame, top in zip(frames, heights if name == "fall" else heights[::-1], strict=True):
                 frame[top : top + 6, left : left + 6] = rng.integers(170, 255)
-            write_video(folder / f"{number:03d}.mp4", list(frames))
+            write_video(root / split / name / f"{number:03d}.mp4", list(frames))
     return root
 
 
@@ -197,6 +198,39 @@ def task_values(modality: str, data: str, *, options: dict[str, object], pretrai
 def learnt(values: dict[str, object], run: Path) -> float:
     run_stages(configure(values), run, stages=["pretrain"])
     return float(facts_of(run)["held_out_accuracy"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"noise": "uniform", "label_noise": 0.4},
+        {"noise": "pair_flip", "label_noise": 0.3},
+        {"noise": "tags", "label_noise": 0.2, "extra_tags": 1},
+    ],
+    ids=lambda noise: noise["noise"],
+)
+def test_true_labels_are_learnt_from_noisy_ones(tmp_path: Path, noise: dict[str, object]) -> None:
+    data = write_pictures(tmp_path / "data", classes=6, train=60, val=10)
+    values = task_values(
+        "image",
+        str(data),
+        options={"crop_size": SIDE, "resize": SIDE},
+        pretrain={"arch": "resnet10_thin", **noise},
+        epochs=6,
+    )
+    assert learnt(values, tmp_path / "run") > 0.7  # chance is 0.17
+
+
+def test_labels_of_motions_are_learnt(tmp_path: Path) -> None:
+    """A single frame does not tell whether something falls or rises."""
+    values = task_values(
+        "video",
+        str(write_falls(tmp_path / "data", classes=("fall", "rise"))),
+        options={"num_frames": 4, "frame_rate_hz": 5.0, "crop_size": 16, "resize": 16, "flip": False},
+        pretrain={"arch": "r2plus1d_10_thin"},
+        epochs=6,
+    )
+    assert learnt(values, tmp_path / "run") > 0.8  # chance is 0.5
 
 
 def test_rotation_is_learnt_where_pictures_have_an_upside(tmp_path: Path) -> None:
