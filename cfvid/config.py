@@ -340,7 +340,17 @@ class LinearConfig(Section):
     """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
     max_iterations: Count = 300
     layers: Annotated[list[str], AfterValidator(distinct)] = []
-    """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`."""
+    """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`. By `knn`
+    too."""
+
+
+class NearestConfig(Section):
+    """Weighted vote of the nearest training samples, by the cosine of frozen features."""
+
+    num_neighbours: Count = 20
+    """How many vote; all where there are fewer."""
+    temperature: Positive = 0.07
+    """A vote weighs exp(cosine / temperature)."""
 
 
 class TransferConfig(Section):
@@ -351,7 +361,7 @@ class TransferConfig(Section):
         "n_cf",
         "random",
     ]
-    protocols: Annotated[list[Literal["linear", "finetune"]], Field(min_length=1), AfterValidator(distinct)] = [
+    protocols: Annotated[list[Literal["linear", "knn", "finetune"]], Field(min_length=1), AfterValidator(distinct)] = [
         "linear",
         "finetune",
     ]
@@ -360,6 +370,7 @@ class TransferConfig(Section):
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
     linear: LinearConfig = LinearConfig()
+    knn: NearestConfig = NearestConfig()
     finetune: TrainingConfig
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -51,6 +52,11 @@ class LinearProbe:
                 self.penalty_,
             )
         return self
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is to be known about the fit."""
+        return {"penalty": self.penalty_, "converged": self.converged_, "iterations": self.iterations_}
 
     def _choose(self, examples: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
         penalties = sorted(self.config.penalties)

@@ -24,7 +24,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
 from cfvid.features import KIND as FEATURES_KIND
-from cfvid.report.comparison import Cell, Hits, cautions_of, gains_of, headline, taught_answers
+from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Hits, cautions_of, gains_of, headline, taught_answers
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
@@ -212,8 +212,8 @@ def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[s
 
 
 def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Linear probe before fine-tuning, sample-level metrics before those of single views; networks in reading order."""
-    protocols, networks = ("linear", "finetune"), ("n_pre", "n_cf", "random")
+    """Frozen features before fine-tuning, samples before single views, networks in reading order."""
+    protocols, networks = tuple(PROTOCOL_NAMES), ("n_pre", "n_cf", "random")
     protocol, metric, network = score["protocol"], score["metric"], score["network"]
     return (
         score["target"],

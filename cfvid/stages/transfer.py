@@ -1,8 +1,8 @@
-"""transfer: each network on each target, by linear probe and by full fine-tuning.
+"""transfer: each network on each target, by frozen features (linear probe, nearest neighbours) and by full fine-tuning.
 
 RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   features/{train,val}/                feature stores, views kept apart
-  PROTOCOL-seedS/                      PROTOCOL is linear or finetune; names of further layers end in @LAYER
+  PROTOCOL-seedS/                      PROTOCOL is linear, knn or finetune; names of further layers end in @LAYER
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent
     predictions.parquet                sample_id, label, predicted, probability
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
@@ -11,7 +11,7 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
 from cfvid.evaluation.linear import LinearProbe
+from cfvid.evaluation.nearest import NearestNeighbours
 from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import Network, build_network, feature_dims
@@ -165,13 +166,13 @@ def _candidates(run: Run, seed: int) -> Iterator[Candidate]:
 
 
 def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
-    config, linear = run.config, evaluation.protocol == "linear"
+    config, frozen = run.config, evaluation.protocol in FROZEN
     return {
         **config.plain("modality"),
         "precision": run.precision,
         "protocol": config.plain("transfer")["transfer"][evaluation.protocol],
-        # Fine-tuning looks at whole networks; the probe at features as they are stored.
-        **({"dtype": config.extract.dtype} if linear else {}),
+        # Fine-tuning looks at whole networks; the others at features as they are stored.
+        **({"dtype": config.extract.dtype} if frozen else {}),
         "input": run.input_for("train", "extract", "score"),
         "network": evaluation.candidate.digest,
         "seed": evaluation.seed,
@@ -182,7 +183,7 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
 
 def _score(run: Run, evaluation: Evaluation) -> None:
     folder, target = evaluation.folder, evaluation.target
-    ids, logits_by_layer, facts = (_linear if evaluation.protocol == "linear" else _finetune)(run, evaluation)
+    ids, logits_by_layer, facts = (_frozen if evaluation.protocol in FROZEN else _finetune)(run, evaluation)
     labels, logits_NVC = target.labels(ids, target.val), logits_by_layer[None]
     scores = {
         name + (f"@{layer}" if layer else ""): value
@@ -200,8 +201,20 @@ def _score(run: Run, evaluation: Evaluation) -> None:
     logger.info("%s: %s", folder.relative_to(run.folder), shown)
 
 
-def _linear(run: Run, evaluation: Evaluation) -> Scored:
-    target, candidate, seed = evaluation.target, evaluation.candidate, evaluation.seed
+def _linear(run: Run, evaluation: Evaluation) -> LinearProbe:
+    return LinearProbe(run.config.transfer.linear, seed=derive(evaluation.seed, "linear", evaluation.target.name))
+
+
+def _knn(run: Run, _evaluation: Evaluation) -> NearestNeighbours:
+    return NearestNeighbours(run.config.transfer.knn)
+
+
+FROZEN: dict[str, Callable[[Run, Evaluation], LinearProbe | NearestNeighbours]] = {"linear": _linear, "knn": _knn}
+"""The protocols that look at frozen features, which are extracted once for all of them."""
+
+
+def _frozen(run: Run, evaluation: Evaluation) -> Scored:
+    target, candidate = evaluation.target, evaluation.candidate
     network = candidate.load()
     layers: list[str | None] = [None, *run.config.transfer.linear.layers]
 
@@ -226,11 +239,10 @@ def _linear(run: Run, evaluation: Evaluation) -> Scored:
     ends = np.cumsum(feature_dims(candidate.arch, layers, run.modality.example(1).shape))
     for layer, last, dim in zip(layers, ends, np.diff(ends, prepend=0), strict=True):
         columns = slice(last - dim, last)
-        probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, "linear", target.name))
+        probe = FROZEN[evaluation.protocol](run, evaluation)
         probe.fit(train_NVD[..., columns], labels, num_classes=len(target.classes))
         logits[layer] = probe.logits(val_NVD[..., columns])
-        figures = {"penalty": probe.penalty_, "converged": probe.converged_, "iterations": probe.iterations_}
-        facts |= {name + (f"@{layer}" if layer else ""): value for name, value in figures.items()}
+        facts |= {name + (f"@{layer}" if layer else ""): value for name, value in probe.facts.items()}
     return val_ids, logits, facts
 
 
