@@ -353,6 +353,18 @@ class NearestConfig(Section):
     """A vote weighs exp(cosine / temperature)."""
 
 
+class SvmConfig(Section):
+    """One-vs-all linear SVMs on frozen features, for targets whose samples may have several labels."""
+
+    costs: Annotated[list[Positive], Field(min_length=1), AfterValidator(distinct)] = [
+        0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0,
+    ]  # fmt: skip
+    """C to choose from for each class, by the average precision over folds of the training split."""
+    num_folds: Annotated[Integer, Field(ge=2)] = 3
+    """At most as many as the class has positives."""
+    max_iterations: Count = 2000
+
+
 class TransferConfig(Section):
     """Which networks are scored, how, and how often."""
 

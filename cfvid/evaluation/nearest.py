@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from cfvid.config import NearestConfig
 
@@ -62,6 +63,5 @@ class NearestNeighbours:
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length one; those of zeros stay."""
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    return np.asarray(features / np.where(length > 0, length, 1), dtype=np.float32)
+    """float32, (..., D): vectors of length one; those of zeros stay."""
+    return np.asarray(normalize(features.reshape(-1, features.shape[-1])), dtype=np.float32).reshape(features.shape)

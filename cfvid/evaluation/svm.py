@@ -1,0 +1,105 @@
+"""One-vs-all linear SVMs on frozen features: the VOC07 protocol of self-supervised work (as in VISSL)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
+
+from cfvid.config import SvmConfig
+from cfvid.evaluation.average_precision import average_precision
+from cfvid.seeds import derive
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -1
+"""Neither a positive nor a negative of its class: left out of its training and of its score."""
+
+
+class OneVsAllSvm:
+    """For each class an SVM with squared hinge loss, positives weighted twice, its cost chosen by cross-validated AP.
+
+    Args:
+        config: costs to choose from, folds.
+        seed: of the folds.
+    """
+
+    def __init__(self, config: SvmConfig, *, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def fit(self, features_ND: np.ndarray, labels_NC: np.ndarray) -> OneVsAllSvm:
+        """Fit; `costs_` has each class's cost, None for one without positives or without negatives.
+
+        Args:
+            features_ND: float, brought to unit length.
+            labels_NC: int8, 1, 0 or IGNORED.
+        """
+        points = normalize(features_ND)
+        self.models_: list[LinearSVC | None] = []
+        self.costs_: list[float | None] = []
+        for c in range(labels_NC.shape[1]):
+            counts = labels_NC[:, c] != IGNORED
+            x, y = points[counts], labels_NC[counts, c] == 1
+            cost = self._choose(x, y, seed=derive(self.seed, "folds", c)) if 0 < y.sum() < len(y) else None
+            self.costs_.append(cost)
+            self.models_.append(None if cost is None else self._machine(cost, x, y))
+        return self
+
+    def decisions(self, features_ND: np.ndarray) -> np.ndarray:
+        """float32 (N, C): signed distances; nan for classes that could not be fitted."""
+        points = normalize(features_ND)
+        nothing = np.full(len(points), np.nan)
+        columns = [nothing if model is None else model.decision_function(points) for model in self.models_]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def _choose(self, x: np.ndarray, y: np.ndarray, *, seed: int) -> float:
+        costs = sorted(self.config.costs)
+        num_folds = min(self.config.num_folds, int(y.sum()), int((~y).sum()))
+        if len(costs) == 1 or num_folds < 2:
+            return costs[len(costs) // 2]
+        folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed % 2**32)
+        parts = list(folds.split(x, y))
+        precisions = [np.mean(list(self._precisions(cost, x, y, parts))) for cost in costs]
+        return costs[int(np.argmax(precisions))]  # the strongest regularisation among equals
+
+    def _precisions(self, cost: float, x: np.ndarray, y: np.ndarray, parts: list) -> Iterator[float]:
+        for fit, held_out in parts:
+            machine = self._machine(cost, x[fit], y[fit])
+            found = average_precision(machine.decision_function(x[held_out]), y[held_out])["area"]
+            yield 0.0 if found is None else found
+
+    def _machine(self, cost: float, x: np.ndarray, y: np.ndarray) -> LinearSVC:
+        weights, limit = {True: 2.0, False: 1.0}, self.config.max_iterations
+        machine = LinearSVC(C=cost, class_weight=weights, dual="auto", max_iter=limit, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            machine.fit(x, y)
+        if machine.n_iter_ >= limit:
+            logger.debug("SVM: not converged after %d iterations (transfer.svm.max_iterations), C = %g", limit, cost)
+        return machine
+
+
+def mean_average_precision(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float]:
+    """`map` and `map_11point` in percent, over the classes that have positives and could be fitted.
+
+    Args:
+        decisions_NC: of `OneVsAllSvm.decisions`.
+        labels_NC: int8, 1, 0 or IGNORED.
+    """
+    found = []
+    for decisions, labels in zip(decisions_NC.T, labels_NC.T, strict=True):
+        counts = labels != IGNORED
+        if not np.isnan(decisions).any() and (labels == 1).any():
+            found.append(average_precision(decisions[counts], labels[counts] == 1))
+    if len(found) < decisions_NC.shape[1]:
+        logger.warning("mAP over %d of %d classes: the others lack positives", len(found), decisions_NC.shape[1])
+    return {
+        name: 100 * float(np.mean([one[rule] for one in found]))
+        for name, rule in (("map", "area"), ("map_11point", "11-point"))
+    }
