@@ -340,8 +340,8 @@ class LinearConfig(Section):
     """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
     max_iterations: Count = 300
     layers: Annotated[list[str], AfterValidator(distinct)] = []
-    """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`. By `knn`
-    too."""
+    """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`. By
+    `knn` and `svm` too."""
 
 
 class NearestConfig(Section):
@@ -365,6 +365,10 @@ class SvmConfig(Section):
     max_iterations: Count = 2000
 
 
+ProtocolName = Literal["linear", "knn", "svm", "finetune"]
+"""Of transfer; `svm` is for targets whose samples may have several labels."""
+
+
 class TransferConfig(Section):
     """Which networks are scored, how, and how often."""
 
@@ -373,16 +377,14 @@ class TransferConfig(Section):
         "n_cf",
         "random",
     ]
-    protocols: Annotated[list[Literal["linear", "knn", "finetune"]], Field(min_length=1), AfterValidator(distinct)] = [
-        "linear",
-        "finetune",
-    ]
+    protocols: Annotated[list[ProtocolName], Field(min_length=1), AfterValidator(distinct)] = ["linear", "finetune"]
     seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
     linear: LinearConfig = LinearConfig()
     knn: NearestConfig = NearestConfig()
+    svm: SvmConfig = SvmConfig()
     finetune: TrainingConfig
 
 

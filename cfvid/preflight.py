@@ -14,6 +14,7 @@ from cfvid.models.zoo import feature_dims
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
 from cfvid.stages.estimate import claims as of_estimate
+from cfvid.stages.evaluations import read_target
 from cfvid.stages.extract import claims as of_extract
 from cfvid.stages.pool import WITH_LABELS, check_counts, check_distillation, expected_labels, store_dims
 from cfvid.stages.pretrain import claims as of_pretrain
@@ -21,7 +22,6 @@ from cfvid.stages.pretrain import make_task
 from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
-from cfvid.stages.transfer import read_target
 
 _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = {
     "pretrain": of_pretrain,

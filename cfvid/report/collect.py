@@ -228,6 +228,9 @@ def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _hits(path: Path) -> Hits:
+    """Who was named rightly; nobody by a protocol that names no single class."""
+    if "predicted" not in pyarrow.parquet.read_schema(path).names:
+        return {}
     table = pyarrow.parquet.read_table(path, columns=["sample_id", "label", "predicted"])
     rows = zip(*(table[name].to_pylist() for name in ("sample_id", "label", "predicted")), strict=True)
     return {sample_id: label == predicted for sample_id, label, predicted in rows}

@@ -19,7 +19,12 @@ from cfvid.seeds import stream
 
 NETWORKS = ("n_pre", "n_cf", "random")
 NETWORK_NAMES = {"n_pre": "N_pre", "n_cf": "N_cf", "random": "random"}
-PROTOCOL_NAMES = {"linear": "linear probe", "knn": "nearest neighbours", "finetune": "full fine-tuning"}
+PROTOCOL_NAMES = {
+    "linear": "linear probe",
+    "knn": "nearest neighbours",
+    "svm": "linear SVMs",
+    "finetune": "full fine-tuning",
+}
 PRIMARY_METRIC = "top1"
 _NUM_RESAMPLES = 20_000
 _LEVEL = 0.95

@@ -27,8 +27,8 @@ from cfvid.seeds import derive
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.cluster import build_engine
 from cfvid.stages.context import Run
+from cfvid.stages.evaluations import Target, read_target
 from cfvid.stages.extract import extract_into
-from cfvid.stages.transfer import Target, read_target
 
 logger = logging.getLogger(__name__)
 

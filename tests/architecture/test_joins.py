@@ -23,8 +23,8 @@ from cfvid.features import FeatureStore
 from cfvid.models.zoo import Network, build_network
 from cfvid.stages import Run, cluster
 from cfvid.stages.cluster import read_pseudo_labels
+from cfvid.stages.evaluations import Target
 from cfvid.stages.extract import extract_into
-from cfvid.stages.transfer import Target
 from cfvid.training.targets import Targets
 
 NUM_SAMPLES, NUM_CLASSES = 37, 4

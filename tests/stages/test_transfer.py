@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.tiny import tiny_config, write_pictures
+from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
+from cfvid.errors import DataError
+from cfvid.evaluation.average_precision import average_precision
 from cfvid.pipeline import run_stages
 
 
@@ -48,6 +50,39 @@ def test_nearest_neighbours_are_scored_at_every_layer(run: Path) -> None:
     assert scores["top1"] == pytest.approx(100 * right)
     assert scores["top1"] > 60  # hues, as N_pre has learnt them; chance is 33
     assert Record.read(folder, kind="transfer-scores").facts["num_neighbours"] == 5
+
+
+def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
+    """Pictures of two hues at once, by a manifest; a protocol that names one class refuses them."""
+    pictures = write_pictures(tmp_path / "pictures", classes=6, train=10, val=5)
+    rows = ["sample_id,path,label,split"]
+    for path in sorted(pictures.rglob("*.png")):
+        split, name = path.relative_to(pictures).parts[:2]
+        labels = "|".join(f"channel{channel}" for channel in HUES[int(name.removeprefix("class"))])
+        sample_id = path.relative_to(pictures).as_posix()
+        rows.append(f"{sample_id},{sample_id},{labels},{split}")
+    (tmp_path / "channels.csv").write_text("\n".join(rows) + "\n")
+    source = {"path": str(tmp_path / "channels.csv"), "media_root": str(pictures), "label_separator": "|"}
+    short = {"pretrain__training__epochs": 3, "transfer__networks": ["n_pre"], "data__targets": {"channels": [source]}}
+    unfit = tiny_config(pictures, **short, transfer__protocols=["linear", "svm"])
+    with pytest.raises(DataError, match="linear needs one label per sample"):
+        run_stages(unfit, tmp_path / "unfit", stages=["pretrain", "transfer"])
+    run_stages(
+        tiny_config(pictures, **short, transfer__protocols=["svm"]),
+        tmp_path / "run",
+        stages=["pretrain", "transfer", "report"],
+    )
+    folder = tmp_path / "run" / "transfer" / "channels" / "n_pre" / "svm-seed0"
+    scores = json.loads((folder / "scores.json").read_text())
+    table = pq.read_table(folder / "predictions.parquet")
+    decisions_NC = np.array(table["decisions"].to_pylist())
+    truth = [HUES[int(sample_id.split("/")[1].removeprefix("class"))] for sample_id in table["sample_id"].to_pylist()]
+    expected = [
+        average_precision(decisions_NC[:, c], np.array([c in channels for channels in truth]))["area"] for c in range(3)
+    ]
+    assert scores["map"] == pytest.approx(100 * np.mean(expected))
+    assert scores["map"] > 80  # as many positives as negatives: chance is about 50
+    assert "linear SVMs" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
 def test_they_are_in_the_report(run: Path) -> None:

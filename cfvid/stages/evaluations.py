@@ -1,0 +1,137 @@
+"""What is to be scored: networks, targets, and one evaluation of the one on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cfvid.artifacts import Record, digest_of
+from cfvid.data.manifest import Manifest
+from cfvid.errors import DataError
+from cfvid.models.weights import load_network
+from cfvid.models.zoo import Network, build_network
+from cfvid.seeds import derive
+from cfvid.stages.context import Run
+
+MULTI_LABEL = ("svm",)
+"""Protocols for targets whose samples have several labels."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network to score."""
+
+    name: str
+    """n_pre, n_cf or random."""
+    folder_name: str
+    source: Path | None
+    """Its network folder; None for random initialisation."""
+    digest: str
+    arch: str
+    seed: int
+
+    def load(self) -> Network:
+        """A new copy of the network."""
+        if self.source is None:
+            return build_network(self.arch, num_classes=1, seed=derive(self.seed, "random", "weights"))
+        return load_network(self.source)[0]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One data set to transfer to."""
+
+    name: str
+    train: Manifest
+    val: Manifest
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names by index: the training split's."""
+        return self.train.classes
+
+    def labels(self, ids: list[str], split: Manifest) -> np.ndarray:
+        """Class indices, int64 (N,), in the order of `ids`."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
+
+    def memberships(self, ids: list[str], split: Manifest) -> np.ndarray:
+        """Of samples that may have several labels: int8 (N, C), 1 where one has the label."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        found_NC = np.zeros((len(ids), len(index)), dtype=np.int8)
+        for row, sample_id in enumerate(ids):
+            found_NC[row, [index[name] for name in split.labels_by_id[sample_id]]] = 1
+        return found_NC
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network on one target by one protocol and seed."""
+
+    target: Target
+    candidate: Candidate
+    protocol: str
+    seed: int
+    home: Path
+    """Of all evaluations of this network on this target."""
+
+    @property
+    def folder(self) -> Path:
+        """Of this one."""
+        return self.home / f"{self.protocol}-seed{self.seed}"
+
+
+def evaluations(run: Run) -> Iterator[Evaluation]:
+    """Every network on every target by every protocol and seed.
+
+    Raises:
+        ArtifactError: when a network is not there yet.
+        DataError: as `read_target`.
+    """
+    config = run.config.transfer
+    for name in run.config.data.targets:
+        target = read_target(run, name)
+        for seed in config.seeds:
+            for candidate in _candidates(run, seed):
+                home = run.folder / "transfer" / name / candidate.folder_name
+                for protocol in config.protocols:
+                    yield Evaluation(target, candidate, protocol, seed, home)
+
+
+def read_target(run: Run, name: str) -> Target:
+    """A target by its name.
+
+    Raises:
+        DataError: when it has no labels, one class, or unseen classes in val; or several labels per sample, and a
+            protocol asks for one.
+    """
+    target = Target(name, run.labelled(name, "train"), run.labelled(name, "val"))
+    labels = {**target.train.labels_by_id, **target.val.labels_by_id}
+    several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
+    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in MULTI_LABEL]
+    if several and unfit:
+        raise DataError(
+            f"{name}: {', '.join(unfit)} needs one label per sample; {several[0]} has several.",
+            fix=f"Set transfer.protocols to {', '.join(MULTI_LABEL)} alone.",
+        )
+    if len(target.classes) < 2:
+        raise DataError(f"{name}: a target needs at least two classes, its training split has one.")
+    unseen = sorted(set(target.val.classes) - set(target.classes))
+    if unseen:
+        raise DataError(f"{name}: the val split has classes that train lacks: {', '.join(unseen[:5])}.")
+    return target
+
+
+def _candidates(run: Run, seed: int) -> Iterator[Candidate]:
+    stages = {"n_pre": "pretrain", "n_cf": "retrain"}
+    for name in run.config.transfer.networks:
+        if name in stages:
+            source = run.folder / stages[name] / "network"
+            record = Record.read(source, kind="network")
+            yield Candidate(name, name, source, record.digest, record.inputs["arch"], seed)
+        else:
+            arch = run.config.pretrain.arch
+            yield Candidate(name, f"random-seed{seed}", None, digest_of(["random", arch, seed]), arch, seed)
