@@ -341,7 +341,7 @@ class LinearConfig(Section):
     max_iterations: Count = 300
     layers: Annotated[list[str], AfterValidator(distinct)] = []
     """Layers of the trunk to probe besides its output, averaged over space and time; scored as `top1@LAYER`. By
-    `knn` and `svm` too."""
+    the other protocols of frozen features too."""
 
 
 class NearestConfig(Section):
@@ -365,7 +365,14 @@ class SvmConfig(Section):
     max_iterations: Count = 2000
 
 
-ProtocolName = Literal["linear", "knn", "svm", "finetune"]
+class RetrievalConfig(Section):
+    """The nearest training samples of each validation sample, by the cosine of frozen features."""
+
+    at: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)] = [1, 5, 10]
+    """Scored as `r@K`: how often one of the K nearest is of the sample's own class."""
+
+
+ProtocolName = Literal["linear", "knn", "svm", "retrieval", "finetune"]
 """Of transfer; `svm` is for targets whose samples may have several labels."""
 
 
@@ -385,6 +392,7 @@ class TransferConfig(Section):
     linear: LinearConfig = LinearConfig()
     knn: NearestConfig = NearestConfig()
     svm: SvmConfig = SvmConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     finetune: TrainingConfig
 
 

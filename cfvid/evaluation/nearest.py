@@ -1,7 +1,8 @@
-"""Nearest neighbours: no training, so that it says what the features are like as they are."""
+"""Nearest neighbours by cosine: a vote, and retrieval. Nothing is trained, so that they speak of the features alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class NearestNeighbours:
     def fit(self, features_NVD: np.ndarray, labels_N: np.ndarray, *, num_classes: int) -> NearestNeighbours:
         """Keep the training samples; `num_neighbours_` is at most their number."""
         self.num_classes_ = num_classes
-        self.points_ND = _unit(_unit(features_NVD).mean(axis=1))
+        self.points_ND = unit(unit(features_NVD).mean(axis=1))
         self.labels_N = np.asarray(labels_N)
         self.num_neighbours_ = min(self.config.num_neighbours, len(self.labels_N))
         return self
@@ -42,26 +43,49 @@ class NearestNeighbours:
     def logits(self, features_NVD: np.ndarray) -> np.ndarray:
         """float32 (N, V, D) -> logarithms of the classes' shares of the vote, (N, V, num_classes); -inf without one."""
         num_samples, num_views, dim = features_NVD.shape
-        queries_MD = _unit(features_NVD.reshape(-1, dim))
-        votes_MC = np.zeros((len(queries_MD), self.num_classes_))
-        for start in range(0, len(queries_MD), _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
-            votes_MC[rows] = self._votes(queries_MD[rows])
+        votes_MC = self._votes(unit(features_NVD.reshape(-1, dim)))
         with np.errstate(divide="ignore"):
             shares = np.log(votes_MC / votes_MC.sum(axis=1, keepdims=True))
         return shares.astype(np.float32).reshape(num_samples, num_views, -1)
 
     def _votes(self, queries_MD: np.ndarray) -> np.ndarray:
-        similar_MN = queries_MD @ self.points_ND.T
-        nearest_MK = np.argpartition(-similar_MN, self.num_neighbours_ - 1, axis=1)[:, : self.num_neighbours_]
-        cosine_MK = np.take_along_axis(similar_MN, nearest_MK, axis=1).astype(np.float64)
+        cosine_MK, nearest_MK = nearest_rows(queries_MD, self.points_ND, self.num_neighbours_)
         # Relative to the nearest one: the shares are the same, and nothing overflows at a low temperature.
-        weights_MK = np.exp((cosine_MK - cosine_MK.max(axis=1, keepdims=True)) / self.config.temperature)
+        weights_MK = np.exp((cosine_MK - cosine_MK[:, :1]) / self.config.temperature)
         votes_MC = np.zeros((len(queries_MD), self.num_classes_))
         np.add.at(votes_MC, (np.arange(len(queries_MD))[:, None], self.labels_N[nearest_MK]), weights_MK)
         return votes_MC
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
+def nearest_rows(queries_MD: np.ndarray, points_ND: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest points of each query, nearest first, all of unit length.
+
+    Returns:
+        float64 (M, num) cosines; int64 (M, num) rows of `points_ND`.
+    """
+    cosines, rows = [], []
+    for start in range(0, len(queries_MD), _CHUNK_ROWS):
+        similar = queries_MD[start : start + _CHUNK_ROWS] @ points_ND.T
+        found = np.argpartition(-similar, num - 1, axis=1)[:, :num]
+        near = np.take_along_axis(similar, found, axis=1).astype(np.float64)
+        order = np.argsort(-near, axis=1, kind="stable")
+        cosines.append(np.take_along_axis(near, order, axis=1))
+        rows.append(np.take_along_axis(found, order, axis=1))
+    return np.concatenate(cosines), np.concatenate(rows)
+
+
+def retrieval_recall(found_MK: np.ndarray, wanted_M: np.ndarray, *, at: Sequence[int]) -> dict[str, float]:
+    """Of how many queries one of the k nearest is of their own class, in percent, as `r@k`.
+
+    Args:
+        found_MK: the classes of the nearest samples, nearest first.
+        wanted_M: the classes of the queries.
+        at: the k; those above K are left out.
+    """
+    right_MK = found_MK == wanted_M[:, None]
+    return {f"r@{k}": 100 * float(right_MK[:, :k].any(axis=1).mean()) for k in at if k <= found_MK.shape[1]}
+
+
+def unit(features: np.ndarray) -> np.ndarray:
     """float32, (..., D): vectors of length one; those of zeros stay."""
     return np.asarray(normalize(features.reshape(-1, features.shape[-1])), dtype=np.float32).reshape(features.shape)

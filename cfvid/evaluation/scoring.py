@@ -21,11 +21,17 @@ def score(logits_NVC: np.ndarray, labels_N: np.ndarray, *, view_noun: str) -> di
         view_noun: prefix of the view-level metrics.
 
     Returns:
-        `top1`, and `top5` where there are more than five classes; with several views also `<view_noun>_top1` and
-        `<view_noun>_top5`, over the views taken singly.
+        `top1`, and `top5` where there are more than five classes; where these are not equally frequent, `class_top1`,
+        the mean of the accuracies of each class; with several views also `<view_noun>_top1` and `<view_noun>_top5`,
+        over the views taken singly.
     """
     num_views, num_classes = logits_NVC.shape[1:]
-    scores = _top(sample_probabilities(logits_NVC), labels_N, num_classes, prefix="")
+    probabilities_NC = sample_probabilities(logits_NVC)
+    scores = _top(probabilities_NC, labels_N, num_classes, prefix="")
+    counts = np.bincount(labels_N, minlength=num_classes)
+    if len(set(counts[counts > 0])) > 1:
+        right = np.bincount(labels_N, weights=probabilities_NC.argmax(axis=1) == labels_N, minlength=num_classes)
+        scores["class_top1"] = 100 * float((right[counts > 0] / counts[counts > 0]).mean())
     if num_views > 1:
         views = logits_NVC.reshape(-1, num_classes)
         scores |= _top(views, np.repeat(labels_N, num_views), num_classes, prefix=f"{view_noun}_")

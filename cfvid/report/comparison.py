@@ -23,6 +23,7 @@ PROTOCOL_NAMES = {
     "linear": "linear probe",
     "knn": "nearest neighbours",
     "svm": "linear SVMs",
+    "retrieval": "retrieval",
     "finetune": "full fine-tuning",
 }
 PRIMARY_METRIC = "top1"

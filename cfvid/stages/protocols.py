@@ -1,4 +1,4 @@
-"""How a network is scored on a target: by frozen features (linear probe, nearest neighbours, SVMs), or fine-tuned."""
+"""How a network is scored on a target: by frozen features (probe, neighbours, SVMs, retrieval), or fine-tuned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
 from cfvid.evaluation.linear import LinearProbe
-from cfvid.evaluation.nearest import NearestNeighbours
+from cfvid.evaluation.nearest import NearestNeighbours, nearest_rows, retrieval_recall, unit
 from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision
 from cfvid.models.zoo import build_network, feature_dims
@@ -153,6 +153,22 @@ def _svm(run: Run, evaluation: Evaluation) -> Outcome:
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
 
 
+def _retrieval(run: Run, evaluation: Evaluation) -> Outcome:
+    """The nearest training samples of each validation sample, by the mean features of their views."""
+    target, at = evaluation.target, run.config.transfer.retrieval.at
+    train, val = _features(run, evaluation)
+    train_labels, val_labels = target.labels(train.ids, target.train), target.labels(val.ids, target.val)
+    scores: dict[str, float] = {}
+    columns: dict[str, Any] = {"sample_id": val.ids, "label": [target.classes[i] for i in val_labels]}
+    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
+        gallery_ND, queries_MD = (unit(unit(views_NVD).mean(axis=1)) for views_NVD in (train_NVD, val_NVD))
+        _, rows_MK = nearest_rows(queries_MD, gallery_ND, min(max(at), len(gallery_ND)))
+        found = retrieval_recall(train_labels[rows_MK], val_labels, at=at)
+        scores |= {_at(name, layer): value for name, value in found.items()}
+        columns[_at("nearest", layer)] = [[train.ids[row] for row in rows] for rows in rows_MK]
+    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {})
+
+
 # ---------------------------------------------------------------------------------------------- whole networks
 
 
@@ -194,7 +210,12 @@ def _finetune(run: Run, evaluation: Evaluation) -> Outcome:
     return _named(run, evaluation, ids, {None: np.concatenate([logits for _, logits in parts])}, {})
 
 
-FROZEN: dict[str, Callable[[Run, Evaluation], Outcome]] = {"linear": _linear, "knn": _knn, "svm": _svm}
+FROZEN: dict[str, Callable[[Run, Evaluation], Outcome]] = {
+    "linear": _linear,
+    "knn": _knn,
+    "svm": _svm,
+    "retrieval": _retrieval,
+}
 """The protocols that look at frozen features."""
 PROTOCOLS = FROZEN | {"finetune": _finetune}
 """All of them, by name."""

@@ -2,9 +2,11 @@
 
 RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   features/{train,val}/                feature stores, views kept apart
-  PROTOCOL-seedS/                      PROTOCOL is linear, knn, svm or finetune; names of further layers end in @LAYER
-    scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent; of svm {"map": ...}
-    predictions.parquet                sample_id, label, predicted, probability; of svm sample_id, decisions
+  PROTOCOL-seedS/                      PROTOCOL is of transfer.protocols; names of further layers end in @LAYER
+    scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent;
+                                       {"map": ...} of svm, {"r@1": ...} of retrieval
+    predictions.parquet                sample_id, label, predicted, probability;
+                                       sample_id, decisions of svm; sample_id, label, nearest of retrieval
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import pyarrow.parquet
 
 from cfvid.artifacts import Record, atomic_file, write_json
+from cfvid.config import RunConfig
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation, evaluations
 from cfvid.stages.protocols import FROZEN, PROTOCOLS
@@ -58,7 +61,7 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     return {
         **config.plain("modality"),
         "precision": run.precision,
-        "protocol": config.plain("transfer")["transfer"][evaluation.protocol],
+        "protocol": _settings(config, evaluation.protocol),
         # Fine-tuning looks at whole networks; the others at features as they are stored.
         **({"dtype": config.extract.dtype} if frozen else {}),
         "input": run.input_for("train", "extract", "score"),
@@ -67,6 +70,13 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "train": run.identify(evaluation.target.train),
         "val": run.identify(evaluation.target.val),
     }
+
+
+def _settings(config: RunConfig, protocol: str) -> dict[str, Any]:
+    """What a protocol is told; all that look at frozen features look at the layers of the linear probe."""
+    transfer = config.plain("transfer")["transfer"]
+    own: dict[str, Any] = transfer[protocol]
+    return {**own, "layers": transfer["linear"]["layers"]} if protocol in FROZEN else own
 
 
 def _score(run: Run, evaluation: Evaluation) -> None:

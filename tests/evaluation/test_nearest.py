@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfvid.config import NearestConfig
-from cfvid.evaluation.nearest import NearestNeighbours
+from cfvid.evaluation.nearest import NearestNeighbours, nearest_rows, retrieval_recall, unit
 from cfvid.evaluation.scoring import sample_probabilities
 
 
@@ -53,3 +53,20 @@ def test_many_queries_are_taken_in_parts() -> None:
     train, labels, queries = rng.normal(size=(30, 4)), rng.integers(2, size=30), rng.normal(size=(2500, 1, 4))
     found = NearestNeighbours(NearestConfig(num_neighbours=5)).fit(train[:, None], labels, num_classes=2)
     np.testing.assert_array_equal(found.logits(queries)[2300:], found.logits(queries[2300:]))
+
+
+def test_recall_is_how_often_one_of_the_nearest_is_right() -> None:
+    found = np.array([[0, 1, 2], [1, 1, 0], [2, 2, 2]])
+    assert retrieval_recall(found, np.array([0, 0, 0]), at=[1, 2, 3, 10]) == {
+        "r@1": pytest.approx(100 / 3),
+        "r@2": pytest.approx(100 / 3),
+        "r@3": pytest.approx(200 / 3),
+    }
+
+
+def test_the_nearest_rows_are_in_order() -> None:
+    rng = np.random.default_rng(2)
+    points, queries = unit(rng.normal(size=(50, 5))), unit(rng.normal(size=(7, 5)))
+    cosines, rows = nearest_rows(queries, points, 6)
+    np.testing.assert_array_equal(rows, np.argsort(-(queries @ points.T), axis=1)[:, :6])
+    assert (np.diff(cosines, axis=1) <= 0).all()

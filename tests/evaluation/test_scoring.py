@@ -23,7 +23,18 @@ def test_top5_only_where_it_can_fail() -> None:
     seven = rng.normal(size=(50, 2, 7)).astype(np.float32)
     labels = rng.integers(7, size=50)
     scores = score(seven, labels, view_noun="crop")
-    assert set(scores) == {"top1", "top5", "crop_top1", "crop_top5"}
+    assert set(scores) == {"top1", "top5", "class_top1", "crop_top1", "crop_top5"}
     ranks = (-sample_probabilities(seven)).argsort(1).argsort(1)[np.arange(50), labels]
     assert scores["top1"] == pytest.approx(100 * (ranks == 0).mean())
     assert scores["top5"] == pytest.approx(100 * (ranks < 5).mean())
+
+
+def test_classes_of_unequal_frequency_are_also_averaged_by_class() -> None:
+    logits = np.eye(3)[[0, 0, 0, 1]][:, None]  # the third class is never named, and nobody is of it
+    scores = score(logits, np.array([0, 0, 0, 0]), view_noun="clip")
+    assert "class_top1" not in scores
+    scores = score(logits, np.array([0, 0, 1, 1]), view_noun="clip")
+    assert "class_top1" not in scores
+    scores = score(logits, np.array([0, 0, 0, 2]), view_noun="clip")
+    assert scores["top1"] == pytest.approx(75)
+    assert scores["class_top1"] == pytest.approx(50)

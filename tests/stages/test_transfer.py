@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pictures,
         pretrain__training__epochs=4,
         transfer__networks=["n_pre", "random"],
-        transfer__protocols=["linear", "knn"],
+        transfer__protocols=["linear", "knn", "retrieval"],
         transfer__linear__layers=["layer2"],
         transfer__knn__num_neighbours=5,
     )
@@ -50,6 +50,23 @@ def test_nearest_neighbours_are_scored_at_every_layer(run: Path) -> None:
     assert scores["top1"] == pytest.approx(100 * right)
     assert scores["top1"] > 60  # hues, as N_pre has learnt them; chance is 33
     assert Record.read(folder, kind="transfer-scores").facts["num_neighbours"] == 5
+
+
+def test_retrieval_finds_training_samples_of_the_own_class(run: Path) -> None:
+    folder = run / "transfer" / "target" / "n_pre" / "retrieval-seed0"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert set(scores) == {f"r@{k}{layer}" for k in (1, 5, 10) for layer in ("", "@layer2")}
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    for k in (1, 5, 10):
+        found = [row["label"] in {i.split("/")[1] for i in row["nearest"][:k]} for row in rows]
+        assert scores[f"r@{k}"] == pytest.approx(100 * np.mean(found))
+    assert all(sample_id.startswith("train/") for row in rows for sample_id in row["nearest"])
+    assert scores["r@1"] > 60
+
+
+def test_other_layers_are_another_evaluation(run: Path, tmp_path: Path) -> None:
+    record = Record.read(run / "transfer" / "target" / "n_pre" / "knn-seed0", kind="transfer-scores")
+    assert record.inputs["protocol"] == {"num_neighbours": 5, "temperature": 0.07, "layers": ["layer2"]}
 
 
 def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
