@@ -365,6 +365,14 @@ class SvmConfig(Section):
     max_iterations: Count = 2000
 
 
+class LowShotConfig(Section):
+    """The linear probe on a few training samples of each class, drawn several times."""
+
+    per_class: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)] = [1, 5, 10]
+    """How many; scored as `top1_Nshot`, the mean over draws, and `top1_Nshot_std`. A larger draw holds the smaller."""
+    num_draws: Annotated[Integer, Field(ge=2)] = 5
+
+
 class RetrievalConfig(Section):
     """The nearest training samples of each validation sample, by the cosine of frozen features."""
 
@@ -372,7 +380,7 @@ class RetrievalConfig(Section):
     """Scored as `r@K`: how often one of the K nearest is of the sample's own class."""
 
 
-ProtocolName = Literal["linear", "knn", "svm", "retrieval", "finetune"]
+ProtocolName = Literal["linear", "knn", "svm", "low_shot", "retrieval", "finetune"]
 """Of transfer; `svm` is for targets whose samples may have several labels."""
 
 
@@ -392,6 +400,7 @@ class TransferConfig(Section):
     linear: LinearConfig = LinearConfig()
     knn: NearestConfig = NearestConfig()
     svm: SvmConfig = SvmConfig()
+    low_shot: LowShotConfig = LowShotConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     finetune: TrainingConfig
 

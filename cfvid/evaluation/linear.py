@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
 from cfvid.config import LinearConfig
+from cfvid.seeds import stream
 
 logger = logging.getLogger(__name__)
 
@@ -91,3 +93,13 @@ class LinearProbe:
         result = np.full((num_samples * num_views, self.num_classes_), -np.inf, dtype=np.float32)
         result[:, self.model_.classes_] = self.model_.predict_log_proba(examples)
         return result.reshape(num_samples, num_views, -1)
+
+
+def few_of_each(ids: Sequence[str], labels_N: np.ndarray, num: int, *, seed: int) -> np.ndarray:
+    """Rows of at most `num` samples of each class, drawn by their ids: int64, ascending.
+
+    A larger number keeps all that a smaller one keeps, and samples that are absent change no other draw.
+    """
+    draws = np.array([stream(seed, "few", sample_id).random() for sample_id in ids])
+    rows = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
+    return np.sort(np.concatenate([of_one[np.argsort(draws[of_one])[:num]] for of_one in rows]))

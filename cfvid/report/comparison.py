@@ -23,6 +23,7 @@ PROTOCOL_NAMES = {
     "linear": "linear probe",
     "knn": "nearest neighbours",
     "svm": "linear SVMs",
+    "low_shot": "low-shot linear probe",
     "retrieval": "retrieval",
     "finetune": "full fine-tuning",
 }

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
-from cfvid.evaluation.linear import LinearProbe
+from cfvid.evaluation.linear import LinearProbe, few_of_each
 from cfvid.evaluation.nearest import NearestNeighbours, nearest_rows, retrieval_recall, unit
 from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision
@@ -153,6 +153,29 @@ def _svm(run: Run, evaluation: Evaluation) -> Outcome:
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
 
 
+def _low_shot(run: Run, evaluation: Evaluation) -> Outcome:
+    """The linear probe on a few samples of each class, over draws that are the same for every network."""
+    target, config = evaluation.target, run.config.transfer.low_shot
+    train, val = _features(run, evaluation)
+    train_labels, val_labels = target.labels(train.ids, target.train), target.labels(val.ids, target.val)
+    seed = derive(evaluation.seed, "low-shot", target.name)
+    scores: dict[str, float] = {}
+    columns: dict[str, Any] = {"sample_id": val.ids, "label": [target.classes[i] for i in val_labels]}
+    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
+        for num in config.per_class:
+            rights = []
+            for draw in range(config.num_draws):
+                rows = few_of_each(train.ids, train_labels, num, seed=derive(seed, draw))
+                probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, draw))
+                probe.fit(train_NVD[rows], train_labels[rows], num_classes=len(target.classes))
+                said = sample_probabilities(probe.logits(val_NVD)).argmax(axis=1)
+                rights.append(100 * float(np.mean(said == val_labels)))
+                columns[_at(f"predicted_{num}shot_draw{draw}", layer)] = [target.classes[i] for i in said]
+            scores[_at(f"top1_{num}shot", layer)] = float(np.mean(rights))
+            scores[_at(f"top1_{num}shot_std", layer)] = float(np.std(rights, ddof=1))
+    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {})
+
+
 def _retrieval(run: Run, evaluation: Evaluation) -> Outcome:
     """The nearest training samples of each validation sample, by the mean features of their views."""
     target, at = evaluation.target, run.config.transfer.retrieval.at
@@ -214,6 +237,7 @@ FROZEN: dict[str, Callable[[Run, Evaluation], Outcome]] = {
     "linear": _linear,
     "knn": _knn,
     "svm": _svm,
+    "low_shot": _low_shot,
     "retrieval": _retrieval,
 }
 """The protocols that look at frozen features."""

@@ -4,7 +4,8 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   features/{train,val}/                feature stores, views kept apart
   PROTOCOL-seedS/                      PROTOCOL is of transfer.protocols; names of further layers end in @LAYER
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent;
-                                       {"map": ...} of svm, {"r@1": ...} of retrieval
+                                       {"map": ...} of svm, {"r@1": ...} of retrieval,
+                                       {"top1_5shot": ..., "top1_5shot_std": ...} of low_shot
     predictions.parquet                sample_id, label, predicted, probability;
                                        sample_id, decisions of svm; sample_id, label, nearest of retrieval
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
@@ -76,6 +77,8 @@ def _settings(config: RunConfig, protocol: str) -> dict[str, Any]:
     """What a protocol is told; all that look at frozen features look at the layers of the linear probe."""
     transfer = config.plain("transfer")["transfer"]
     own: dict[str, Any] = transfer[protocol]
+    if protocol == "low_shot":
+        own = {**own, "linear": transfer["linear"]}
     return {**own, "layers": transfer["linear"]["layers"]} if protocol in FROZEN else own
 
 

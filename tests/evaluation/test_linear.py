@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cfvid.config import LinearConfig
-from cfvid.evaluation.linear import LinearProbe
+from cfvid.evaluation.linear import LinearProbe, few_of_each
 
 
 @pytest.fixture
@@ -64,3 +64,15 @@ def test_views_of_a_sample_stay_together(problem: tuple[np.ndarray, np.ndarray])
     logits = probe.logits(twice)
     assert logits.shape == (200, 2, 4)
     np.testing.assert_allclose(logits[:, 0], logits[:, 1])
+
+
+def test_few_of_each_class_are_drawn_by_their_ids() -> None:
+    ids, labels = [f"s{n}" for n in range(30)], np.arange(30) % 3
+    two, five = (few_of_each(ids, labels, num, seed=1) for num in (2, 5))
+    assert np.bincount(labels[two]).tolist() == [2, 2, 2]
+    assert set(two) < set(five)
+    assert set(two) != set(few_of_each(ids, labels, 2, seed=2))
+    present = np.setdiff1d(np.arange(30), two[:1])  # without one that was drawn
+    again = few_of_each([ids[n] for n in present], labels[present], 2, seed=1)
+    assert set(two[1:]) < set(present[again])
+    assert len(few_of_each(ids, labels, 99, seed=1)) == 30

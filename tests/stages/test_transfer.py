@@ -24,7 +24,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pictures,
         pretrain__training__epochs=4,
         transfer__networks=["n_pre", "random"],
-        transfer__protocols=["linear", "knn", "retrieval"],
+        transfer__protocols=["linear", "knn", "low_shot", "retrieval"],
+        transfer__low_shot={"per_class": [1, 4], "num_draws": 3},
         transfer__linear__layers=["layer2"],
         transfer__knn__num_neighbours=5,
     )
@@ -62,6 +63,19 @@ def test_retrieval_finds_training_samples_of_the_own_class(run: Path) -> None:
         assert scores[f"r@{k}"] == pytest.approx(100 * np.mean(found))
     assert all(sample_id.startswith("train/") for row in rows for sample_id in row["nearest"])
     assert scores["r@1"] > 60
+
+
+def test_low_shot_is_the_mean_and_deviation_over_draws(run: Path) -> None:
+    folder = run / "transfer" / "target" / "n_pre" / "low_shot-seed0"
+    scores = json.loads((folder / "scores.json").read_text())
+    table = pq.read_table(folder / "predictions.parquet").to_pydict()
+    for num, layer in ((1, ""), (4, ""), (4, "@layer2")):
+        rights = [
+            100 * np.mean(np.array(table[f"predicted_{num}shot_draw{draw}{layer}"]) == np.array(table["label"]))
+            for draw in range(3)
+        ]
+        assert scores[f"top1_{num}shot{layer}"] == pytest.approx(np.mean(rights))
+        assert scores[f"top1_{num}shot_std{layer}"] == pytest.approx(np.std(rights, ddof=1))
 
 
 def test_other_layers_are_another_evaluation(run: Path, tmp_path: Path) -> None:
