@@ -377,7 +377,7 @@ class RetrievalConfig(Section):
     """The nearest training samples of each validation sample, by the cosine of frozen features."""
 
     at: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)] = [1, 5, 10]
-    """Scored as `r@K`: how often one of the K nearest is of the sample's own class."""
+    """Scored as `recallK`, R@K: how often one of the K nearest is of the sample's own class."""
 
 
 ProtocolName = Literal["linear", "knn", "svm", "low_shot", "retrieval", "finetune"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,16 +73,15 @@ def nearest_rows(queries_MD: np.ndarray, points_ND: np.ndarray, num: int) -> tup
     return np.concatenate(cosines), np.concatenate(rows)
 
 
-def retrieval_recall(found_MK: np.ndarray, wanted_M: np.ndarray, *, at: Sequence[int]) -> dict[str, float]:
-    """Of how many queries one of the k nearest is of their own class, in percent, as `r@k`.
+def first_right(found_MK: np.ndarray, wanted_M: np.ndarray) -> np.ndarray:
+    """Which of the nearest samples is the first of a query's own class: int64 (M,), from 1; 0 where none is.
 
     Args:
         found_MK: the classes of the nearest samples, nearest first.
         wanted_M: the classes of the queries.
-        at: the k; those above K are left out.
     """
     right_MK = found_MK == wanted_M[:, None]
-    return {f"r@{k}": 100 * float(right_MK[:, :k].any(axis=1).mean()) for k in at if k <= found_MK.shape[1]}
+    return np.where(right_MK.any(axis=1), right_MK.argmax(axis=1) + 1, 0)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cfvid.report.comparison import PROTOCOL_NAMES
+from cfvid.report.comparison import METRIC_NAMES, PROTOCOL_NAMES, primary_metric
 from cfvid.report.figures import CF, INK, OTHERS, PRE, RANDOM, STYLE, WIDTH_IN, Drawing, drawing
 from cfvid.report.text import shortened, signed, visible
 
@@ -24,6 +24,9 @@ def all_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
         entries = [e for e in results["table"] if (e["target"], e["protocol"]) == (target, protocol)]
         gains = [g for g in results["gains"] if (g["target"], g["protocol"]) == (target, protocol)]
         name, title = f"{target}-{protocol}", f"{target}, {PROTOCOL_NAMES[protocol]}"
+        metric = primary_metric(e["metric"] for e in entries)
+        entries = [e for e in entries if e["metric"].partition("@")[0] == metric]
+        gains = [g for g in gains if g["metric"] == metric]
         if len(results["points"]) > 1:
             figures[f"{name}-scores"] = scores_figure(results, entries, title=title)
             figures[f"{name}-gains"] = gains_figure(results, gains, title=title)
@@ -36,11 +39,16 @@ def all_figures(results: Mapping[str, Any]) -> dict[str, Drawing]:
 
 
 def scores_figure(results: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, title: str) -> Drawing:
-    """Top-1 of every arm along the axis, with 95% intervals."""
-    series = {
-        arm: {e["point"]: e for e in entries if e["arm"] == arm and e["metric"] == "top1"} for arm in results["arms"]
-    }
-    figure_title, words = f"{title}: top-1, %", _in_words(series, results["points"])
+    """The primary metric of every arm along the axis, with 95% intervals.
+
+    Args:
+        results: for arms, points and axis.
+        entries: of the table, by one metric and perhaps at several layers.
+        title: the target and the protocol.
+    """
+    of_output = [e for e in entries if "@" not in e["metric"]]
+    series = {arm: {e["point"]: e for e in of_output if e["arm"] == arm} for arm in results["arms"]}
+    figure_title, words = f"{title}: {_metric(entries)}", _in_words(series, results["points"])
     return _along_axis(results, series, title=figure_title, alt=f"{figure_title}. {words}")
 
 
@@ -48,7 +56,7 @@ def gains_figure(results: Mapping[str, Any], gains: Sequence[Mapping[str, Any]],
     """Every arm's gain over the baseline along the axis, with 95% intervals."""
     against = results["baseline"]
     series = {
-        arm: {g["point"]: g for g in gains if (g["arm"], g["against"], g["metric"]) == (arm, against, "top1")}
+        arm: {g["point"]: g for g in gains if (g["arm"], g["against"]) == (arm, against)}
         for arm in results["arms"]
         if arm not in (against, "random")
     }
@@ -59,16 +67,20 @@ def gains_figure(results: Mapping[str, Any], gains: Sequence[Mapping[str, Any]],
 def layers_figure(
     results: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, point: str, title: str
 ) -> Drawing:
-    """Top-1 of every arm by the layer that is probed, at one point of the axis."""
-    metrics = [*dict.fromkeys(e["metric"] for e in entries if "@" in e["metric"]), "top1"]
-    layers = [metric.partition("@")[2] or _OUTPUT for metric in metrics]
+    """The primary metric of every arm by the layer that is looked at, at one point of the axis."""
+    layers = [*dict.fromkeys(e["metric"].partition("@")[2] for e in entries if "@" in e["metric"]), _OUTPUT]
     here = [e for e in entries if e["point"] == point]
     series = {
         arm: {e["metric"].partition("@")[2] or _OUTPUT: e for e in here if e["arm"] == arm} for arm in results["arms"]
     }
-    figure_title = f"{title}: top-1 by layer, %" + (f" ({results['axis']} = {point})" if point else "")
+    figure_title = f"{title}: {_metric(entries)} by layer" + (f" ({results['axis']} = {point})" if point else "")
     alt = f"{figure_title}. {_in_words(series, layers)}"
     return _lines(layers, series, results["arms"], title=figure_title, xlabel="layer probed", alt=alt)
+
+
+def _metric(entries: Sequence[Mapping[str, Any]]) -> str:
+    name = entries[0]["metric"].partition("@")[0]
+    return METRIC_NAMES.get(name, name) + ", %"
 
 
 def _along_axis(results: Mapping[str, Any], series: Any, *, title: str, alt: str, zero: bool = False) -> Drawing:

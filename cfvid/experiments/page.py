@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cfvid.artifacts import atomic_file, write_text
 from cfvid.experiments.figures import all_figures
 from cfvid.experiments.predictions import PREDICTORS
-from cfvid.report.comparison import PROTOCOL_NAMES
+from cfvid.report.comparison import METRIC_NAMES, PROTOCOL_NAMES, primary_metric
 from cfvid.report.figures import Drawing
 from cfvid.report.text import signed, visible
 
@@ -61,7 +61,9 @@ def text_table(results: Mapping[str, Any]) -> str:
     """The verdict and the scores, for a terminal."""
     lines = [line for verdict in results["verdicts"] for line in (verdict["words"], *verdict["reasons"], "")]
     for target, protocol in _places(results):
-        lines += [f"{target}, {protocol}, top-1 %", _scores(results, target, protocol, metrics=["top1"]), ""]
+        metric = primary_metric(_metrics(results, (target, protocol)))
+        name = METRIC_NAMES.get(metric, metric)
+        lines += [f"{target}, {protocol}, {name} %", _scores(results, target, protocol, metrics=[metric]), ""]
     lines += [f"Careful: {caution}" for caution in results["cautions"]]
     return "\n".join(lines)
 
@@ -73,11 +75,17 @@ def _places(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((entry["target"], entry["protocol"]) for entry in results["table"]))
 
 
+def _metrics(results: Mapping[str, Any], place: tuple[str, str]) -> list[str]:
+    return list(dict.fromkeys(e["metric"] for e in results["table"] if (e["target"], e["protocol"]) == place))
+
+
 def _place(results: Mapping[str, Any], place: tuple[str, str], figures: Mapping[str, Drawing]) -> dict[str, Any]:
     target, protocol = place
-    metrics = list(dict.fromkeys(e["metric"] for e in results["table"] if (e["target"], e["protocol"]) == place))
+    metrics = _metrics(results, place)
+    kinds = {metric.partition("@")[0] for metric in metrics}
+    unit = " ".join([*(METRIC_NAMES.get(kind, kind) for kind in kinds if len(kinds) == 1), "%"])
     return {
-        "title": _cell(f"{target}, {PROTOCOL_NAMES[protocol]}, top-1 %"),
+        "title": _cell(f"{target}, {PROTOCOL_NAMES[protocol]}, {unit}"),
         "scores": _scores(results, target, protocol, metrics=metrics),
         "gains": _gains(results, target, protocol, metrics=metrics),
         "figures": [_picture(key, figures[key]) for key in figures if key.startswith(f"{target}-{protocol}-")],

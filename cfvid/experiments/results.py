@@ -21,15 +21,15 @@ from cfvid.seeds import stream
 from cfvid.stages.estimate import ESTIMATE_NAME
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
-from cfvid.stages.transfer import read_hits
+from cfvid.stages.transfer import read_outcomes
 from cfvid.training.compute import view_flops
 
 _COSTLY = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "retrain": RETRAIN_KIND}
 EQUAL_WITHIN = 0.05
 """Compute that is meant to be equal may differ by this share."""
 
-Hits = Mapping[str, bool]
-"""Whether each sample was named rightly."""
+Values = Mapping[str, float]
+"""What each sample adds to a score, 0 to 1: whether it was named rightly, say."""
 Place = tuple[str, str, str]
 """target, protocol, metric"""
 PointArm = tuple[str, str]
@@ -40,24 +40,24 @@ class Outcomes:
     """Who was right on what, for every arm, point, seed, target, protocol and top-1 metric.
 
     Args:
-        hits: by place, then by (point, arm), then by seed.
+        values: by place, then by (point, arm), then by seed.
     """
 
-    def __init__(self, hits: Mapping[Place, Mapping[PointArm, Mapping[int, Hits]]]) -> None:
-        self.hits = hits
+    def __init__(self, values: Mapping[Place, Mapping[PointArm, Mapping[int, Values]]]) -> None:
+        self.values = values
 
     def places(self) -> list[Place]:
         """Targets, protocols and metrics that anything was scored by, in a reading order."""
-        return sorted(self.hits, key=lambda p: (p[0], p[1] != "linear", p[1], "@" in p[2], p[2]))
+        return sorted(self.values, key=lambda p: (p[0], p[1] != "linear", p[1], "@" in p[2], p[2]))
 
-    def rights(self, place: Place, run: PointArm) -> dict[int, dict[str, float]]:
+    def points(self, place: Place, run: PointArm) -> dict[int, dict[str, float]]:
         """100 for every right answer and 0 for every wrong one, by seed and sample."""
-        by_seed = self.hits[place].get(run, {})
-        return {seed: {i: 100.0 * right for i, right in hits.items()} for seed, hits in by_seed.items()}
+        by_seed = self.values[place].get(run, {})
+        return {seed: {i: 100.0 * value for i, value in values.items()} for seed, values in by_seed.items()}
 
     def differences(self, place: Place, one: PointArm, other: PointArm) -> dict[int, dict[str, float]]:
         """one - other in points, by seed and sample: of the seeds and samples that both have."""
-        first, second = self.hits[place].get(one, {}), self.hits[place].get(other, {})
+        first, second = self.values[place].get(one, {}), self.values[place].get(other, {})
         return {
             seed: {i: 100.0 * (first[seed][i] - second[seed][i]) for i in first[seed] if i in second[seed]}
             for seed in sorted(set(first) & set(second))
@@ -123,7 +123,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
 
 
 def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list[str]]:
-    hits: dict[Place, dict[PointArm, dict[int, Hits]]] = {}
+    outcomes: dict[Place, dict[PointArm, dict[int, Values]]] = {}
     scores, missing = [], []
     for cell in cells:
         for target, protocol in itertools.product(cell.config.data.targets, cell.config.transfer.protocols):
@@ -133,7 +133,7 @@ def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
                 missing.append(_name(cell, target, protocol))
                 continue
             try:
-                rights = read_hits(folder)
+                by_metric = read_outcomes(folder)
             except ArtifactError as error:
                 missing.append(f"{_name(cell, target, protocol)} ({error.what})")
                 continue
@@ -145,10 +145,10 @@ def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
                 "protocol": protocol,
             }
             scores += [{**where, "metric": m, "value": v} for m, v in read_json(folder / "scores.json").items()]
-            for metric, right in rights.items():
-                by_run = hits.setdefault((target, protocol, metric), {})
-                by_run.setdefault((cell.point, cell.arm), {})[cell.seed] = right
-    return Outcomes(hits), scores, missing
+            for metric, values in by_metric.items():
+                by_run = outcomes.setdefault((target, protocol, metric), {})
+                by_run.setdefault((cell.point, cell.arm), {})[cell.seed] = values
+    return Outcomes(outcomes), scores, missing
 
 
 def _name(cell: Cell, target: str, protocol: str) -> str:
@@ -159,7 +159,7 @@ def _table(outcomes: Outcomes, points: Sequence[str], arms: Sequence[str]) -> li
     """Each arm's mean with its interval."""
     entries = []
     for place, point, arm in itertools.product(outcomes.places(), points, arms):
-        values_SN = _matrix(outcomes.rights(place, (point, arm)))
+        values_SN = _matrix(outcomes.points(place, (point, arm)))
         if values_SN is not None:
             found = estimate(values_SN, rng=_rng(place))
             bounds = {"low": max(0.0, found.low), "high": min(100.0, found.high)}  # t knows nothing of percentages

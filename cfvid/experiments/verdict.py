@@ -149,6 +149,12 @@ def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]
         + (f" at {results['axis']} = {item['point']}." if item["point"] else ".")
         for item in results["compute"]["unequal"]
     ]
+    shown = {(e["target"], e["protocol"]) for e in results["table"]}
+    found += [
+        f"{target}: mean average precision is no mean over samples; its values are in results.json, without intervals."
+        for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"])
+        if (target, protocol) not in shown
+    ]
     if results["missing"]:
         found.append(f"{len(results['missing'])} evaluations are missing, first: {results['missing'][0]}.")
     return found

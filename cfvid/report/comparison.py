@@ -8,7 +8,7 @@ they repeat the transfer, not the pretraining, the clustering and the retraining
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ PROTOCOL_NAMES = {
     "finetune": "full fine-tuning",
 }
 PRIMARY_METRIC = "top1"
+METRIC_NAMES = {"top1": "top-1", "map": "mAP", "recall1": "R@1"}
+"""Of those that stand for a protocol; other metrics are called as they are."""
 _NUM_RESAMPLES = 20_000
 _LEVEL = 0.95
 _SHARED_CLASSES = 0.5
@@ -156,6 +158,12 @@ def primary(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if key not in chosen or entry["metric"] == PRIMARY_METRIC:
             chosen[key] = entry
     return list(chosen.values())
+
+
+def primary_metric(metrics: Iterable[str]) -> str:
+    """Of a protocol's metrics the one that stands for it: top1, or the first where it has no top1."""
+    names = list(metrics)
+    return PRIMARY_METRIC if PRIMARY_METRIC in names else names[0]
 
 
 def _no_answer(gains: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
 from cfvid.evaluation.linear import LinearProbe, few_of_each
-from cfvid.evaluation.nearest import NearestNeighbours, nearest_rows, retrieval_recall, unit
+from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities, score
 from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision
 from cfvid.models.zoo import build_network, feature_dims
@@ -186,9 +186,10 @@ def _retrieval(run: Run, evaluation: Evaluation) -> Outcome:
     for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
         gallery_ND, queries_MD = (unit(unit(views_NVD).mean(axis=1)) for views_NVD in (train_NVD, val_NVD))
         _, rows_MK = nearest_rows(queries_MD, gallery_ND, min(max(at), len(gallery_ND)))
-        found = retrieval_recall(train_labels[rows_MK], val_labels, at=at)
-        scores |= {_at(name, layer): value for name, value in found.items()}
+        ranks = first_right(train_labels[rows_MK], val_labels)
+        scores |= {_at(f"recall{k}", layer): 100 * float(np.mean((ranks > 0) & (ranks <= k))) for k in at}
         columns[_at("nearest", layer)] = [[train.ids[row] for row in rows] for rows in rows_MK]
+        columns[_at("rank", layer)] = [int(rank) if rank else None for rank in ranks]
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {})
 
 

@@ -4,10 +4,10 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
   features/{train,val}/                feature stores, views kept apart
   PROTOCOL-seedS/                      PROTOCOL is of transfer.protocols; names of further layers end in @LAYER
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent;
-                                       {"map": ...} of svm, {"r@1": ...} of retrieval,
+                                       {"map": ...} of svm, {"recall1": ...} of retrieval,
                                        {"top1_5shot": ..., "top1_5shot_std": ...} of low_shot
     predictions.parquet                sample_id, label, predicted, probability;
-                                       sample_id, decisions of svm; sample_id, label, nearest of retrieval
+                                       sample_id, decisions of svm; sample_id, label, nearest, rank of retrieval
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 
 from cfvid.artifacts import Record, atomic_file, write_json
@@ -104,21 +105,29 @@ def _score(run: Run, evaluation: Evaluation) -> None:
     logger.info("%s: %s", folder.relative_to(run.folder), shown)
 
 
-def read_hits(folder: Path) -> dict[str, dict[str, bool]]:
-    """Whether each scored sample of an evaluation was named rightly, by `top1` (or `top1@LAYER`) and sample id.
+def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:
+    """What each scored sample of an evaluation adds to its scores, by metric and sample id: the metric is the mean.
 
-    Empty for a protocol that names no single class.
+    1 where a sample was named rightly and 0 where it was not (`top1`), or had none of its class among the nearest
+    (`recallK`); a share of the draws (`top1_Nshot`). A mean average precision has no such parts, and is left out.
+
+    Raises:
+        ArtifactError: when the evaluation is not whole.
     """
-    Record.read(folder, kind=KIND).verify(folder, only=("predictions.parquet",))
+    record = Record.read(folder, kind=KIND)
+    record.verify(folder, only=("predictions.parquet",))
     table = pyarrow.parquet.read_table(folder / "predictions.parquet")
-    if "predicted" not in table.column_names:
-        return {}
-    ids, labels = table["sample_id"].to_pylist(), table["label"].to_pylist()
-    return {
-        name.replace("predicted", "top1"): {
-            sample_id: label == said
-            for sample_id, label, said in zip(ids, labels, table[name].to_pylist(), strict=True)
-        }
-        for name in table.column_names
-        if name.startswith("predicted")
-    }
+    parts: dict[str, list[np.ndarray]] = {}
+    for column in table.column_names:
+        name, _, layer = column.partition("@")
+        at = f"@{layer}" if layer else ""
+        values = table[column].to_pylist()
+        if name.startswith("predicted"):
+            metric = name.partition("_draw")[0].replace("predicted", "top1") + at
+            right = [label == said for label, said in zip(table["label"].to_pylist(), values, strict=True)]
+            parts.setdefault(metric, []).append(np.array(right, dtype=float))
+        elif name == "rank":
+            for k in record.inputs["protocol"]["at"]:
+                parts[f"recall{k}{at}"] = [np.array([rank is not None and rank <= k for rank in values], dtype=float)]
+    ids = table["sample_id"].to_pylist()
+    return {metric: dict(zip(ids, np.mean(several, axis=0).tolist(), strict=True)) for metric, several in parts.items()}

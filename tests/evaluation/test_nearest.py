@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfvid.config import NearestConfig
-from cfvid.evaluation.nearest import NearestNeighbours, nearest_rows, retrieval_recall, unit
+from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities
 
 
@@ -55,13 +55,9 @@ def test_many_queries_are_taken_in_parts() -> None:
     np.testing.assert_array_equal(found.logits(queries)[2300:], found.logits(queries[2300:]))
 
 
-def test_recall_is_how_often_one_of_the_nearest_is_right() -> None:
+def test_the_first_right_one_is_counted_from_one() -> None:
     found = np.array([[0, 1, 2], [1, 1, 0], [2, 2, 2]])
-    assert retrieval_recall(found, np.array([0, 0, 0]), at=[1, 2, 3, 10]) == {
-        "r@1": pytest.approx(100 / 3),
-        "r@2": pytest.approx(100 / 3),
-        "r@3": pytest.approx(200 / 3),
-    }
+    assert first_right(found, np.array([0, 0, 0])).tolist() == [1, 3, 0]
 
 
 def test_the_nearest_rows_are_in_order() -> None:

@@ -44,7 +44,7 @@ def test_gains_are_over_the_seeds_and_samples_that_both_have() -> None:
 
 
 def test_samples_are_joined_by_id_not_by_position() -> None:
-    values = _matrix(outcomes(p_clusterfit={0: "Abc", 1: "cbA"}).rights(PLACE, ("p", "clusterfit")))
+    values = _matrix(outcomes(p_clusterfit={0: "Abc", 1: "cbA"}).points(PLACE, ("p", "clusterfit")))
     assert values is not None
     assert values.tolist() == [[100, 0, 0], [100, 0, 0]]
 

@@ -112,6 +112,30 @@ def test_equal_compute_is_counted_and_told(pictures: Path, tmp_path: Path) -> No
     assert [item["arms"] for item in results["compute"]["unequal"]] == [["n_pre", "n_pre_2x"]]
 
 
+def test_protocols_of_frozen_features_have_intervals_too(pictures: Path, tmp_path: Path) -> None:
+    spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
+    few = {"per_class": [2], "num_draws": 2}
+    chosen = {"transfer": {"protocols": ["linear", "knn", "low_shot", "retrieval"], "low_shot": few}}
+    results = run_experiment(spec, tmp_path, size="smoke", overrides=layer_of(chosen, name="test"))
+    assert results["missing"] == []
+    metrics = {(e["protocol"], e["metric"]) for e in results["table"]}
+    assert metrics == {
+        ("linear", "top1"),
+        ("knn", "top1"),
+        ("low_shot", "top1_2shot"),
+        *(("retrieval", f"recall{k}") for k in (1, 5, 10)),
+    }
+    scores = {(s["point"], s["arm"], s["protocol"], s["metric"]): s["value"] for s in results["scores"]}
+    for entry in results["table"]:
+        key = (entry["point"], entry["arm"], entry["protocol"], entry["metric"])
+        assert entry["mean"] == pytest.approx(scores[key])
+    assert {e["protocol"] for e in results["gains"]} == {"linear", "knn", "low_shot", "retrieval"}
+    page = (tmp_path / "report.md").read_text()
+    assert "## target, nearest neighbours, top-1 %" in page
+    assert "## target, retrieval, %" in page
+    assert "target, retrieval: R@1, %" in page  # the figure
+
+
 def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Path) -> None:
     spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
     one = run_experiment(spec, tmp_path / "one", size="smoke")

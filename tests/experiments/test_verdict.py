@@ -18,7 +18,7 @@ def results(gains: list[dict], **more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"axis": "p", "baseline": "n_pre", "contenders": ["clusterfit"], "gains": gains}
     values |= {"arms": ["n_pre", "n_pre_2x", "clusterfit", "random"], "trends": [], "seeds": [0, 1, 2], "missing": []}
     values |= {"equal_compute": [["n_pre_2x", "clusterfit"]]}
-    values |= {"left_out": [], "table": [{"num_seeds": 3}]}
+    values |= {"left_out": [], "scores": [], "table": [{"target": "t", "protocol": "linear", "num_seeds": 3}]}
     return values | {"compute": {"unequal": []}} | more
 
 
@@ -79,7 +79,7 @@ def test_targets_whose_classes_were_pretrained_on_are_warned_about() -> None:
 
 def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:
     unequal = [{"point": "0.5", "arms": ["n_pre_2x", "clusterfit"], "ratio": 1.3}]
-    few = [{"num_seeds": 3}, {"num_seeds": 1}]
+    few = [{"target": "t", "protocol": "linear", "num_seeds": number} for number in (3, 1)]
     some = results([], table=few, compute={"unequal": unequal}, missing=["x"], left_out=["n_pre_2x"])
     told = cautions(some, classes={})
     assert len(told) == 5
@@ -87,3 +87,9 @@ def test_few_seeds_unequal_compute_and_missing_runs_are_warned_about() -> None:
     assert any("1 of the 3 seeds" in text for text in told)
     assert any("leaves out the arms n_pre_2x" in text for text in told)
     assert any("factor of 1.30" in text for text in told)
+
+
+def test_scores_without_intervals_are_told() -> None:
+    scored = [{"target": "voc07", "protocol": "svm", "metric": "map", "value": 40.0}]
+    [told] = cautions(results([], table=[], scores=scored), classes={})
+    assert told.startswith("voc07: mean average precision")

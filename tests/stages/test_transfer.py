@@ -14,6 +14,7 @@ from cfvid.artifacts import Record
 from cfvid.errors import DataError
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.pipeline import run_stages
+from cfvid.stages.transfer import read_outcomes
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,13 @@ def test_nearest_neighbours_are_scored_at_every_layer(run: Path) -> None:
 def test_retrieval_finds_training_samples_of_the_own_class(run: Path) -> None:
     folder = run / "transfer" / "target" / "n_pre" / "retrieval-seed0"
     scores = json.loads((folder / "scores.json").read_text())
-    assert set(scores) == {f"r@{k}{layer}" for k in (1, 5, 10) for layer in ("", "@layer2")}
+    assert set(scores) == {f"recall{k}{layer}" for k in (1, 5, 10) for layer in ("", "@layer2")}
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     for k in (1, 5, 10):
         found = [row["label"] in {i.split("/")[1] for i in row["nearest"][:k]} for row in rows]
-        assert scores[f"r@{k}"] == pytest.approx(100 * np.mean(found))
+        assert scores[f"recall{k}"] == pytest.approx(100 * np.mean(found))
     assert all(sample_id.startswith("train/") for row in rows for sample_id in row["nearest"])
-    assert scores["r@1"] > 60
+    assert scores["recall1"] > 60
 
 
 def test_low_shot_is_the_mean_and_deviation_over_draws(run: Path) -> None:
@@ -76,6 +77,17 @@ def test_low_shot_is_the_mean_and_deviation_over_draws(run: Path) -> None:
         ]
         assert scores[f"top1_{num}shot{layer}"] == pytest.approx(np.mean(rights))
         assert scores[f"top1_{num}shot_std{layer}"] == pytest.approx(np.std(rights, ddof=1))
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn", "low_shot", "retrieval"])
+def test_scores_are_means_over_samples(run: Path, protocol: str) -> None:
+    folder = run / "transfer" / "target" / "n_pre" / f"{protocol}-seed0"
+    scores = json.loads((folder / "scores.json").read_text())
+    outcomes = read_outcomes(folder)
+    assert set(outcomes) == {metric for metric in scores if "_std" not in metric}
+    for metric, by_sample in outcomes.items():
+        assert len(by_sample) == 12
+        assert scores[metric] == pytest.approx(100 * np.mean(list(by_sample.values())))
 
 
 def test_other_layers_are_another_evaluation(run: Path, tmp_path: Path) -> None:
