@@ -395,6 +395,9 @@ class TransferConfig(Section):
     protocols: Annotated[list[ProtocolName], Field(min_length=1), AfterValidator(distinct)] = ["linear", "finetune"]
     seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
+    folds: dict[TargetName, Annotated[list[TargetName], Field(min_length=2), AfterValidator(distinct)]] = {}
+    """Targets that are the official splits of one data set, by its name: `hmdb51: [hmdb51-1, hmdb51-2, hmdb51-3]`. The
+    mean over them is reported as that of a target."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
     linear: LinearConfig = LinearConfig()
@@ -460,6 +463,16 @@ class RunConfig(Section):
             key = ".".join(map(str, ("pretrain.input", *first["loc"])))
             what = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
             raise ValueError(f"unknown key {key}" if first["type"] == "extra_forbidden" else f"{key}: {what}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _folds_are_targets(self) -> Self:
+        for name, folds in self.transfer.folds.items():
+            unknown = [fold for fold in folds if fold not in self.data.targets]
+            if unknown:
+                raise ValueError(f"transfer.folds.{name}: data.targets has no {unknown[0]!r}")
+            if name in self.data.targets:
+                raise ValueError(f"transfer.folds.{name}: this is the name of a target in data.targets")
         return self
 
     @property

@@ -157,6 +157,8 @@ def test_unknown_keys_name_the_nearest(text: str, told: str) -> None:
         ("pretrain: {input: {min_scal: 0.5}}", "unknown key pretrain.input.min_scal"),
         ("pretrain: {input: {min_scale: small}}", "pretrain.input.min_scale: should be a valid number"),
         ("pretrain: {input: 5}", "pretrain.input: should be a valid dictionary"),
+        ("transfer: {folds: {all: [x, y]}}", "transfer.folds.all: data.targets has no 'x'"),
+        ("transfer: {folds: {all: [x]}}", "transfer.folds.all: List should have at least 2 items"),
         ("transfer: {seeds: [0, x]}", "1.yaml:1: transfer.seeds.1: should be a valid integer"),
         ("transfer: {seeds: []}", "transfer.seeds: List should have at least 1 item"),
         ("transfer: {networks: [n_pre, n_fc]}", "transfer.networks.1: should be 'n_pre', 'n_cf' or 'random'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from cfvid import __version__
 from cfvid.artifacts import Record, is_complete, read_json
 from cfvid.errors import ArtifactError
+from cfvid.evaluation.folds import joined_values, mean_scores
 from cfvid.evaluation.statistics import estimate
 from cfvid.experiments.cells import Cell, Group
 from cfvid.experiments.spec import ExperimentConfig, SizeName
@@ -122,7 +123,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
 # ---------------------------------------------------------------------------------------------- scores
 
 
-def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list[str]]:
+def _scores(cells: Sequence[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list[str]]:
     outcomes: dict[Place, dict[PointArm, dict[int, Values]]] = {}
     scores, missing = [], []
     for cell in cells:
@@ -148,7 +149,21 @@ def _scores(cells: Iterable[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
             for metric, values in by_metric.items():
                 by_run = outcomes.setdefault((target, protocol, metric), {})
                 by_run.setdefault((cell.point, cell.arm), {})[cell.seed] = values
+    folds = cells[0].config.transfer.folds if cells else {}
+    scores += mean_scores(scores, folds)
+    for name in folds:
+        _add_folds(outcomes, name, folds[name])
     return Outcomes(outcomes), scores, missing
+
+
+def _add_folds(outcomes: dict[Place, dict[PointArm, dict[int, Values]]], name: str, folds: Sequence[str]) -> None:
+    """Add a data set whose splits are targets, where all of them were scored."""
+    for _, protocol, metric in [place for place in outcomes if place[0] == folds[0]]:
+        parts = {fold: outcomes.get((fold, protocol, metric), {}) for fold in folds}
+        for run in set.intersection(*(set(by_run) for by_run in parts.values())):
+            for seed in set.intersection(*(set(by_run[run]) for by_run in parts.values())):
+                joined = joined_values({fold: by_run[run][seed] for fold, by_run in parts.items()})
+                outcomes.setdefault((name, protocol, metric), {}).setdefault(run, {})[seed] = joined
 
 
 def _name(cell: Cell, target: str, protocol: str) -> str:

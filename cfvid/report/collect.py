@@ -23,6 +23,7 @@ from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
+from cfvid.evaluation.folds import Folds, mean_scores
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Hits, cautions_of, gains_of, headline, taught_answers
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
@@ -52,6 +53,7 @@ def collect(run: Run) -> dict[str, Any]:
     problems += _inconsistencies(run, records)
     scores, num_scored, hits = _scores(run, problems)
     targets = {name: _target(run, name, problems) | {"num_scored": n} for name, n in num_scored.items()}
+    _add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
     gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]})
     stages = _stages(run, scores)
     missing = [f"{stage['name']} ({stage['note']})" for stage in stages if stage["state"] != "done"]
@@ -209,6 +211,23 @@ def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[s
         if len(kinds) > 1:
             problems.append(f"{target}, {protocol}: the networks were scored with different settings or samples.")
     return sorted(scores, key=_order), num_scored, hits
+
+
+def _add_means_over_folds(
+    folds: Folds, scores: list[dict[str, Any]], targets: dict[str, Any], hits: dict[Cell, Hits]
+) -> None:
+    """Add each data set whose splits are all scored as a target of its own."""
+    scores += mean_scores(scores, folds)
+    scores.sort(key=_order)
+    for name in {score["target"] for score in scores} & set(folds):
+        parts = [targets[fold] for fold in folds[name]]
+        targets[name] = parts[0] | {"num_scored": sum(part["num_scored"] for part in parts)}
+        for _, protocol, network, seed in [cell for cell in hits if cell[0] == folds[name][0]]:
+            of_folds = {fold: hits.get((fold, protocol, network, seed)) for fold in folds[name]}
+            if all(of_folds.values()):
+                hits[name, protocol, network, seed] = {
+                    f"{fold}/{i}": right for fold, rights in of_folds.items() for i, right in (rights or {}).items()
+                }
 
 
 def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:

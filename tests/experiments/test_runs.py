@@ -136,6 +136,18 @@ def test_protocols_of_frozen_features_have_intervals_too(pictures: Path, tmp_pat
     assert "target, retrieval: R@1, %" in page  # the figure
 
 
+def test_official_splits_are_averaged(pictures: Path, tmp_path: Path) -> None:
+    spec = experiment(pictures, axis=None, sizes={"smoke": {"seeds": [0]}})
+    other = write_pictures(tmp_path / "other", val=6, seed=1)
+    changes = {"data.targets": {"s1": str(pictures), "s2": str(other)}, "transfer.folds": {"both": ["s1", "s2"]}}
+    results = run_experiment(spec, tmp_path / "out", size="smoke", overrides=layer_of(changes, name="test"))
+    for entries, value in ((results["scores"], "value"), (results["table"], "mean"), (results["gains"], "mean")):
+        for arm in ("clusterfit", "random"):
+            found = {e["target"]: e[value] for e in entries if e["arm"] == arm and e.get("against") in (None, "n_pre")}
+            assert found["both"] == pytest.approx((found["s1"] + found["s2"]) / 2)
+    assert "## both, linear probe, top-1 %" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_groups_side_by_side_give_the_same_results(pictures: Path, tmp_path: Path) -> None:
     spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
     one = run_experiment(spec, tmp_path / "one", size="smoke")

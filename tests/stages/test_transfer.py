@@ -131,3 +131,26 @@ def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
 def test_they_are_in_the_report(run: Path) -> None:
     page = (run / "report" / "report.html").read_text()
     assert "nearest neighbours" in page
+
+
+def test_official_splits_are_averaged_in_the_report(tmp_path: Path) -> None:
+    targets = {
+        f"split{seed}": str(write_pictures(tmp_path / f"split{seed}", val=4 + seed, seed=seed)) for seed in (0, 1)
+    }
+    config = tiny_config(
+        tmp_path / "split0",
+        data__targets=targets,
+        pretrain__training__epochs=1,
+        retrain__training__epochs=1,
+        transfer__protocols=["linear"],
+        transfer__folds={"both": list(targets)},
+    )
+    run_stages(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    for network in ("n_pre", "n_cf", "random"):
+        found = {s["target"]: s["value"] for s in report["scores"] if (s["network"], s["metric"]) == (network, "top1")}
+        assert found["both"] == pytest.approx((found["split0"] + found["split1"]) / 2)
+    assert report["targets"]["both"]["num_scored"] == 3 * 4 + 3 * 5
+    [gain] = [g for g in report["gains"] if (g["target"], g["metric"]) == ("both", "top1")]
+    assert gain["num_samples"] == 27
+    assert gain["chance"] == pytest.approx(100 / 3)

@@ -1,0 +1,52 @@
+"""Official splits of one data set (HMDB51 and UCF101 have three each): each is a target, and their mean is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Folds = Mapping[str, Sequence[str]]
+"""The targets that are splits of one data set, by its name."""
+
+
+def mean_scores(scores: Sequence[Mapping[str, Any]], folds: Folds) -> list[dict[str, Any]]:
+    """For each data set the mean over its splits, where all of them were scored.
+
+    Args:
+        scores: entries with `target`, `value`, and whatever else tells them apart.
+        folds: which targets belong together.
+
+    Returns:
+        Entries of the same form, whose target is the data set.
+    """
+    found: dict[str, dict[tuple[Any, ...], dict[str, Mapping[str, Any]]]] = {}
+    for name, targets in folds.items():
+        for score in scores:
+            if score["target"] in targets:
+                rest = tuple(sorted((key, value) for key, value in score.items() if key not in ("target", "value")))
+                found.setdefault(name, {}).setdefault(rest, {})[score["target"]] = score
+    return [
+        {**by_fold[folds[name][0]], "target": name, "value": float(np.mean([s["value"] for s in by_fold.values()]))}
+        for name, by_rest in found.items()
+        for by_fold in by_rest.values()
+        if len(by_fold) == len(folds[name])
+    ]
+
+
+def joined_values(by_fold: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What the samples of all splits add to a score, weighted so that their mean is the mean of the splits' means.
+
+    Args:
+        by_fold: each split's values by sample id. A sample may be in several splits.
+
+    Returns:
+        Values by SPLIT/SAMPLE_ID.
+    """
+    total = sum(len(values) for values in by_fold.values())
+    return {
+        f"{fold}/{sample_id}": value * total / (len(by_fold) * len(values))
+        for fold, values in by_fold.items()
+        for sample_id, value in values.items()
+    }
