@@ -202,7 +202,8 @@ class PretrainConfig(Section):
     arch: str
     """Network by name; `cfvid doctor` lists them."""
     weights: str | None = None
-    """Use these instead of training: a cfvid checkpoint folder, or a foreign state dict (.safetensors, .pth)."""
+    """Use these instead of training: a cfvid checkpoint folder, a foreign state dict (.safetensors, .pth), or a file
+    of the Hugging Face Hub, hf://ORG/NAME[@REVISION][/FILE]."""
     task: Literal["labels", "rotation", "jigsaw", "clip_order"] = "labels"
     """What is learnt: the labels; or, without labels, by how much a sample was turned, the order of a picture's tiles
     (2D networks), the order of a video's pieces (3D networks; four times as long as a clip, shorter videos are left

@@ -38,6 +38,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "sklearn": ("scikit-learn",),
     "torchmetrics": ("torchmetrics",),
     "safetensors": ("safetensors",),
+    "huggingface_hub": ("huggingface_hub", "huggingface-hub"),
     "PIL": ("pillow", "pillow-simd"),
     "matplotlib": ("matplotlib",),
     "jinja2": ("Jinja2",),

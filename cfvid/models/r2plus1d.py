@@ -1,4 +1,4 @@
-"""Video networks: R(2+1)D (Tran et al., CVPR 2018) from torchvision and pytorchvideo, and thin ones for CPUs."""
+"""Video networks: R(2+1)D (Tran et al., CVPR 2018) from torchvision, pytorchvideo and VMZ, and thin ones for CPUs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ _LAYERS = {10: [1, 1, 1, 1], 18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
 def r2plus1d(depth: int) -> tuple[nn.Module, int]:
     """R(2+1)D-18 or -34 and its feature dimension; parameter names are torchvision's."""
     trunk = VideoResNet(BasicBlock, [Conv2Plus1D] * 4, _LAYERS[depth], R2Plus1dStem)
+    trunk.fc = nn.Identity()
+    return trunk, 512
+
+
+class _OwnMidplanes(Conv2Plus1D):
+    """A (2+1)D convolution whose inner width follows from its own planes; torchvision's follows from its block's."""
+
+    def __init__(self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1) -> None:
+        midplanes = (in_planes * out_planes * 3 * 3 * 3) // (in_planes * 3 * 3 + 3 * out_planes)
+        super().__init__(in_planes, out_planes, midplanes, stride, padding)
+
+
+def vmz_r2plus1d(depth: int) -> tuple[nn.Module, int]:
+    """R(2+1)D-18 or -34 as in VMZ, whose weights IG-65M and XDC publish, and its feature dimension.
+
+    It has torchvision's parameter names. The second convolutions of layer2, layer3 and layer4's first blocks are wider
+    (288, 576, 1152), and BatchNorm has another eps.
+    """
+    trunk = VideoResNet(BasicBlock, [_OwnMidplanes] * 4, _LAYERS[depth], R2Plus1dStem)
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            # VMZ trained with Caffe2: eps 1e-3, momentum 0.9. The public ports of IG-65M and XDC to PyTorch set both
+            # numbers literally. But Caffe2's momentum weighs the old running statistics and torch's the new batch:
+            # Caffe2's 0.9 is torch's 0.1, its default, which stays. It matters in training alone; eps always does.
+            module.eps = 1e-3
     trunk.fc = nn.Identity()
     return trunk, 512
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cfvid.errors import ConfigError
-from cfvid.models.r2plus1d import r2plus1d, r2plus1d_50, thin_r2plus1d
+from cfvid.models.r2plus1d import r2plus1d, r2plus1d_50, thin_r2plus1d, vmz_r2plus1d
 from cfvid.models.resnet2d import resnet, thin_resnet
 
 
@@ -40,6 +40,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "r2plus1d_18": Architecture(3, lambda: r2plus1d(18)),
     "r2plus1d_34": Architecture(3, lambda: r2plus1d(34)),
     "r2plus1d_50": Architecture(3, r2plus1d_50),
+    "r2plus1d_18_xdc": Architecture(3, lambda: vmz_r2plus1d(18)),
+    "r2plus1d_34_ig65m": Architecture(3, lambda: vmz_r2plus1d(34)),
 }
 
 

@@ -76,15 +76,28 @@ def complete(
     classes: Sequence[str] = (),
     files: Sequence[str] = (LEDGER_NAME,),
     facts: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save a stage's network and the record that completes the stage's folder."""
+    """Save a stage's network and the record that completes the stage's folder.
+
+    Args:
+        run: whose modality and input options the network is for.
+        network: what was made.
+        folder: the stage's.
+        stage: its name.
+        inputs: what the stage was asked to do.
+        classes: names of the head's outputs, where they have some.
+        files: that the record covers besides the network's.
+        facts: what the stage found out.
+        source: of weights that were brought, what is known of them.
+    """
     config = NetworkConfig(
         arch=network.arch,
         modality=run.config.modality,
         num_classes=network.num_classes,
         classes=list(classes),
         input=run.config.plain("input")["input"],
-        made_by={"stage": stage, "inputs": inputs},
+        made_by={"stage": stage, "inputs": inputs} | ({"source": source} if source else {}),
     )
     save_network(folder / "network", network, config)
     names = [*files, *(f"network/{name}" for name in NETWORK_FILES)]

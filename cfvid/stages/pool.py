@@ -15,6 +15,7 @@ from cfvid.config import RunConfig
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
+from cfvid.models.hub import is_on_hub
 from cfvid.models.weights import load_network
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
@@ -205,6 +206,8 @@ def check_distillation(config: RunConfig) -> None:
         )
     if config.pretrain.weights is None:
         return
+    if is_on_hub(config.pretrain.weights):
+        raise _no_head(config.pretrain.weights)
     saved = Path(config.pretrain.weights).expanduser() / "config.json"
     # What does not exist at all is told by the check of the weights.
     if saved.parent.is_file() or (saved.is_file() and not read_json(saved).get("classes")):

@@ -3,14 +3,14 @@
 RUN/pretrain/
   network/             N_pre
   labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained on labels)
-  import.json          which keys of a foreign file were used     (when brought)
+  import.json          of a foreign file: what was recognised, which keys were used, the numeric self-test
   metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from torch import nn
 from cfvid.artifacts import digest_file, write_json
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import ConfigError, DataError, WeightsError
-from cfvid.models.weights import load_foreign, load_network
+from cfvid.models.foreign import load_foreign
+from cfvid.models.hub import is_on_hub, locate
+from cfvid.models.known_sources import input_differences
+from cfvid.models.weights import load_network
 from cfvid.models.zoo import build_network
-from cfvid.stages.context import Run
+from cfvid.stages.context import Run, cache_folder
 from cfvid.stages.fit import complete, fit
 from cfvid.tasks import TASKS
 from cfvid.tasks.base import Task
@@ -32,6 +35,8 @@ from cfvid.tasks.measure import Device
 logger = logging.getLogger(__name__)
 
 KIND = "pretrain"
+_SEEN_BY_THE_NETWORK = ("mean", "std", "num_frames", "frame_rate_hz")
+"""Keys of `input` that weights expect to be as they were; crops of another size are usual."""
 
 
 def pretrain(run: Run) -> Path:
@@ -44,7 +49,7 @@ def pretrain(run: Run) -> Path:
     weights = run.config.pretrain.weights
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done and weights is not None:
-            _bring(run, folder, Path(weights).expanduser(), inputs)
+            _bring(run, folder, weights, inputs)
         elif not done:
             _train(run, folder, inputs)
     return folder / "network"
@@ -62,7 +67,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _inputs(run: Run) -> dict[str, Any]:
     config = run.config
     if config.pretrain.weights is not None:
-        path = Path(config.pretrain.weights).expanduser()
+        path = _located(run, config.pretrain.weights)
         file = path / "model.safetensors" if path.is_dir() else path
         if not file.is_file():
             raise WeightsError(f"The weights {file} do not exist.", fix="Put them there, or set pretrain.weights.")
@@ -153,8 +158,12 @@ def _held_out_accuracy(run: Run, task: Task, network: nn.Module, ledger_path: Pa
 # ---------------------------------------------------------------------------------------------- brought along
 
 
-def _bring(run: Run, folder: Path, path: Path, inputs: dict[str, Any]) -> None:
-    arch = run.config.pretrain.arch
+def _located(run: Run, weights: str) -> Path:
+    return locate(weights, cache=cache_folder(run.config.runtime.cache))
+
+
+def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None:
+    arch, path = run.config.pretrain.arch, _located(run, weights)
     files: list[str] = []
     classes: list[str] = []
     if path.is_dir():
@@ -164,10 +173,32 @@ def _bring(run: Run, folder: Path, path: Path, inputs: dict[str, Any]) -> None:
                 f"{path} is a {saved.arch} network, pretrain.arch is {arch}.", fix=f"Set pretrain.arch to {saved.arch}."
             )
         classes = saved.classes
+        source = saved.made_by.get("source") or {}
+        _warn_of_other_input(run, weights, saved.input)
     else:
         network = build_network(arch, num_classes=1, seed=0)
-        report = load_foreign(path, network)
-        write_json(folder / "import.json", {"file": path.name, **asdict(report)})
+        found = load_foreign(path, network)
+        source = {"file": weights if is_on_hub(weights) else path.name, **asdict(found.source)}
+        told = {"file": source["file"], "source": asdict(found.source), "self_test": asdict(found.self_test)}
+        write_json(folder / "import.json", {**told, **asdict(found.keys)})
         files.append("import.json")
+        _warn_of_other_input(run, weights, found.source.trained_with)
     facts = {"held_out_accuracy": None}
-    complete(run, network, folder=folder, stage=KIND, inputs=inputs, classes=classes, files=files, facts=facts)
+    complete(
+        run,
+        network,
+        folder=folder,
+        stage=KIND,
+        inputs=inputs,
+        classes=classes,
+        files=files,
+        facts=facts,
+        source=source,
+    )
+
+
+def _warn_of_other_input(run: Run, weights: str, trained_with: Mapping[str, Any]) -> None:
+    """Nothing is changed: a run may well be meant to look at other clips."""
+    looked_at = {key: value for key, value in trained_with.items() if key in _SEEN_BY_THE_NETWORK}
+    for line in input_differences(looked_at, run.config.plain("input")["input"]):
+        logger.warning("%s: %s", weights, line)

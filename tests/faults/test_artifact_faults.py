@@ -23,7 +23,8 @@ from cfvid.artifacts import Record, atomic_file, atomic_folder, claim, own_folde
 from cfvid.config import RunConfig
 from cfvid.errors import ArtifactError, DamagedArtifact, DataError, FolderInUse, InputsChanged, WeightsError
 from cfvid.features import FeatureStore
-from cfvid.models.weights import load_network, read_state_dict
+from cfvid.models.foreign import read_state_dict
+from cfvid.models.weights import load_network
 from cfvid.pipeline import run_stages
 from cfvid.stages.cluster import KIND, read_pseudo_labels
 
