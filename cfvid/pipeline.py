@@ -68,7 +68,7 @@ def run_stages(
 
 
 def describe_plan(config: RunConfig, output: Path) -> list[str]:
-    """What the stages would do, without doing it (but data sets are read or generated, weights fetched).
+    """What the stages would do, without doing it (data sets are read or generated, and weights fetched).
 
     Raises:
         CfvidError: what stands in the way, as before a real run.

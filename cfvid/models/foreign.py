@@ -119,9 +119,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(
             f"{path} holds more than tensors and was not loaded.",
             why=_objects_in(path) or str(error).splitlines()[0],
-            fix="Save its tensors alone, best as .safetensors, with the program that made it. Where you trust the file, "
-            f"do it yourself: value = torch.load({path.name!r}, weights_only=False), which executes what is in it; then "
-            "torch.save(value['state_dict'], 'weights.pth'), or of VISSL's checkpoints "
+            fix="Save its tensors alone, best as .safetensors, with the program that made it. If you trust the file, "
+            f"do it yourself: value = torch.load({path.name!r}, weights_only=False), which executes what is in it; "
+            "then torch.save(value['state_dict'], 'weights.pth'), or of VISSL's checkpoints "
             "torch.save(value['classy_state_dict']['base_model']['model'], 'weights.pth').",
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds on damaged files
