@@ -31,6 +31,8 @@ STAGE_HELP = {
     "transfer": "score N_pre, N_cf and a random network on the targets",
     "report": "report.json, report.html and a table",
 }
+NETWORKS = ("n_cf", "n_pre")
+EXPORT_FORMATS = ("torchvision", "hub", "onnx", "torch-export")
 _EXPERIMENT_FLAGS = ("size", "config", "seeds", "points", "arms", "output", "jobs", "dry-run")
 _STAGE_FLAGS = ("modality", "config", "output", "fresh", "print-config", "dry-run", "verbose")
 
@@ -86,7 +88,23 @@ def build_parser() -> argparse.ArgumentParser:
     assign.add_argument("source", metavar="SOURCE", help="class folders, a CSV or Parquet manifest, or embedded:NAME")
     assign.add_argument("--output", type=Path, required=True, metavar="DIR", help="the run folder")
     assign.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file of pseudo-labels")
+    _add_export_arguments(
+        commands.add_parser(
+            "export",
+            help="write N_cf or N_pre for other programs",
+            description="Writes a run's network for torchvision and timm, the Hugging Face Hub, ONNX or torch.export.",
+            allow_abbrev=False,
+        )
+    )
     return parser
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    formats = "torchvision (.safetensors, .pth), hub (a folder with a model card), onnx (.onnx), torch-export (.pt2)"
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the run folder")
+    parser.add_argument("--network", choices=NETWORKS, default="n_cf", help="default: n_cf")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, required=True, help=formats)
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="a file, or for hub a new folder")
 
 
 def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"cfvid {options.command}: unknown arguments: {' '.join(rest)}",
                 fix=f"cfvid {options.command} --help lists what there is.",
             )
-        return _doctor() if options.command == "doctor" else _manifest(options)
+        return {"doctor": _doctor, "manifest": _manifest, "export": _export}[options.command](options)
     except CfvidError as error:
         return _fail(error)
     except ImportError as error:
@@ -202,7 +220,7 @@ def _warn_of_twins() -> None:
         logging.getLogger(__name__).warning("%s", advice)
 
 
-def _doctor() -> int:
+def _doctor(_options: argparse.Namespace) -> int:
     from cfvid.doctor import examine
 
     logging.getLogger("cfvid").setLevel(logging.WARNING)
@@ -234,6 +252,14 @@ def _manifest(options: argparse.Namespace) -> int:
         print(f"Samples have several labels: read it with label_separator: '{SEPARATOR}'.")
     for root in outside:
         print(f"Its paths into {root} are absolute: name that folder in data.trusted_roots to use them.")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cfvid.stages.export import export
+
+    told = export(options.output, options.out, network=options.network, format=options.format)
+    print(f"{options.out}: {told}", flush=True)
     return 0
 
 
