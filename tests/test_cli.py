@@ -63,12 +63,13 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out
-    for command in [*STAGE_HELP, "doctor", "manifest", "assign"]:
+    for command in [*STAGE_HELP, "doctor", "manifest", "assign", "export"]:
         assert f"    {command} " in shown
     for command, words in {
         "train": ["--modality", "--config", "--output", "--fresh", "--print-config", "--dry-run", "--section.key"],
         "manifest": ["SOURCE", "--out", ".csv or .parquet", "--trusted-root"],
         "assign": ["SOURCE", "--output", "--out", "distance"],
+        "export": ["--output", "--network", "n_cf", "--format", "torch-export", "--out", "model card"],
         "doctor": ["what to mend"],
     }.items():
         with pytest.raises(SystemExit, match="0"):

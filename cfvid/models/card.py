@@ -62,7 +62,7 @@ def _front_matter(config: NetworkConfig) -> str:
 
 
 def _what(facts: Facts) -> str:
-    by = f"Made with cfvid {__version__}."
+    by = f"Made with cfvid {__version__}. No licence is stated: it depends on the data and weights that went into it."
     if facts.is_n_cf:
         return (
             f"A network that was trained from scratch on clusters of another network's features: N_cf of {_PAPER}. "

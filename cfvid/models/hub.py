@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cfvid.errors import CfvidError, ConfigError, WeightsError
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 _FORM = re.compile(r"hf://(?P<org>[\w.-]+)/(?P<name>[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[^@]+))?")
@@ -79,9 +76,7 @@ def locate(weights: str, *, cache: Path) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision)
-    path = Path(cached) if isinstance(cached, str) else _fetch(wanted, weights, beside)
-    logger.info("%s is %s", weights, path)
-    return path
+    return Path(cached) if isinstance(cached, str) else _fetch(wanted, weights, beside)
 
 
 def _fetch(wanted: HubFile, weights: str, beside: Path) -> Path:

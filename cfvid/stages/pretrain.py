@@ -164,6 +164,8 @@ def _located(run: Run, weights: str) -> Path:
 
 def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None:
     arch, path = run.config.pretrain.arch, _located(run, weights)
+    if is_on_hub(weights):
+        logger.info("pretrain: %s is %s", weights, path)
     files: list[str] = []
     classes: list[str] = []
     if path.is_dir():
@@ -182,7 +184,8 @@ def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None
         told = {"file": source["file"], "source": asdict(found.source), "self_test": asdict(found.self_test)}
         write_json(folder / "import.json", {**told, **asdict(found.keys)})
         files.append("import.json")
-        _warn_of_other_input(run, weights, found.source.trained_with)
+        known = f"{weights} ({found.source.name}, by its {found.source.known_by})"
+        _warn_of_other_input(run, known, found.source.trained_with)
     facts = {"held_out_accuracy": None}
     complete(
         run,
@@ -197,8 +200,8 @@ def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None
     )
 
 
-def _warn_of_other_input(run: Run, weights: str, trained_with: Mapping[str, Any]) -> None:
+def _warn_of_other_input(run: Run, what: str, trained_with: Mapping[str, Any]) -> None:
     """Nothing is changed: a run may well be meant to look at other clips."""
     looked_at = {key: value for key, value in trained_with.items() if key in _SEEN_BY_THE_NETWORK}
     for line in input_differences(looked_at, run.config.plain("input")["input"]):
-        logger.warning("%s: %s", weights, line)
+        logger.warning("%s: %s", what, line)

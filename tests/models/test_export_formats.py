@@ -71,8 +71,8 @@ def test_every_named_constructor_is_there() -> None:
             theirs = getattr(importlib.import_module(module), name)(num_classes=5)
             ours = Network(arch, num_classes=5)
         export = Export(ours, NetworkConfig(arch, "image", 5, [], {}), torch.empty(0), "")
-        state = {name: (shape, None) for name, shape in ((n, t.shape) for n, t in theirs.state_dict().items())}
-        assert set(state) == {f"fc.{n}" for n in ("weight", "bias")} | set(ours.trunk.state_dict())
+        expected = ours.trunk.state_dict() | {f"fc.{name}": t for name, t in ours.head.state_dict().items()}
+        assert {n: t.shape for n, t in theirs.state_dict().items()} == {n: t.shape for n, t in expected.items()}
         assert loads_into(export) == f"it loads strictly into {dotted}, num_classes=5"
 
 
