@@ -117,32 +117,43 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _loading(config: NetworkConfig, facts: Facts) -> str:
-    lines = ["## Use", "", "Input is RGB from 0 to 1, less the mean, divided by the std above.", "", "```python"]
+    """Code that a test runs as it stands."""
+    code = [_with_cfvid(config)]
     if facts.constructor:
-        module, _, name = facts.constructor.rpartition(".")
-        lines += ["from safetensors.torch import load_file", f"from {module} import {name}", ""]
-        if facts.has_head:
-            lines += [f"model = {name}(num_classes={config.num_classes})"]
-        else:
-            lines += [f"model = {name}()", "model.fc = torch.nn.Identity()"]
-        lines += [
-            'model.load_state_dict(load_file("model.safetensors"))',
-            "```",
-            "",
-            "or, as any other architecture:",
-            "",
+        code = [_with_torchvision(config, facts, facts.constructor), "or, as any architecture of cfvid:", *code]
+    return "\n\n".join(
+        [
+            "## Use",
+            "A `batch` is RGB from 0 to 1, less the mean, divided by the std above: (N, 3, height, width), "
+            "or of clips (N, 3, frames, height, width).",
+            *code,
+            f"In a run of cfvid: `pretrain.weights: model.safetensors` and `pretrain.arch: {config.arch}`.",
         ]
-        lines += ["```python"]
-    lines += [
-        "from pathlib import Path",
-        "from cfvid.models.foreign import load_foreign",
-        "from cfvid.models.zoo import build_network",
-        "",
-        f"network = build_network({config.arch!r}, num_classes=1, seed=0)",
-        'load_foreign(Path("model.safetensors"), network)',
-        "features = network.eval().trunk(batch)",
-        "```",
-        "",
-        "In a run of cfvid: `pretrain.weights: model.safetensors` and `pretrain.arch: " + config.arch + "`.",
-    ]
-    return "\n".join(lines)
+    )
+
+
+def _with_torchvision(config: NetworkConfig, facts: Facts, constructor: str) -> str:
+    module, _, name = constructor.rpartition(".")
+    lines = ["import torch", "from safetensors.torch import load_file", f"from {module} import {name}", ""]
+    lines += [f"model = {name}(num_classes={config.num_classes})"]
+    lines += [] if facts.has_head else ["model.fc = torch.nn.Identity()"]
+    lines += ['model.load_state_dict(load_file("model.safetensors"))', "outputs = model.eval()(batch)"]
+    return _fenced(lines)
+
+
+def _with_cfvid(config: NetworkConfig) -> str:
+    return _fenced(
+        [
+            "from pathlib import Path",
+            "from cfvid.models.foreign import load_foreign",
+            "from cfvid.models.zoo import build_network",
+            "",
+            f'network = build_network("{config.arch}", num_classes=1, seed=0)',
+            'load_foreign(Path("model.safetensors"), network)',
+            "features = network.eval().trunk(batch)",
+        ]
+    )
+
+
+def _fenced(lines: Sequence[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])

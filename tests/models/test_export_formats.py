@@ -252,18 +252,20 @@ def test_the_card_tells_what_there_is() -> None:
     assert "Transfer" not in card
 
 
-def test_the_use_of_the_card_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export = make("resnet18")
+@pytest.mark.parametrize("num_classes", [5, 1])
+def test_the_use_of_the_card_works(num_classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = make("resnet18", num_classes=num_classes)
     folder = tmp_path / "hub"
-    card = model_card(export.config, FACTS)
+    card = model_card(export.config, dataclasses.replace(FACTS, has_head=num_classes > 1))
     write(dataclasses.replace(export, card=card), "hub", folder)
     monkeypatch.chdir(folder)
     first, second = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    names: dict[str, object] = {"torch": torch, "batch": export.example}
-    exec(first, names)  # our own text
+    names: dict[str, object] = {"batch": export.example}
     with torch.inference_mode():
+        exec(first, names)  # our own text
         exec(second, names)
-    assert torch.equal(outputs(names["model"].eval(), export.example), outputs(export.network, export.example))  # type: ignore[attr-defined]
+    original = export.network if num_classes > 1 else export.network.trunk
+    torch.testing.assert_close(names["outputs"], outputs(original, export.example))
     torch.testing.assert_close(names["features"], outputs(export.network.trunk, export.example))
 
 

@@ -1,4 +1,4 @@
-"""Weights of the Hugging Face Hub: found in either cache, and told clearly, at once, when they cannot be had."""
+"""Weights of the Hugging Face Hub, found in either cache. Fault row 32: told at once when they cannot be had."""
 
 from __future__ import annotations
 
@@ -98,10 +98,13 @@ def test_offline_and_not_cached_is_one_clear_error(tmp_path: Path, hub: Path, at
     assert list(hub.iterdir()) == []
 
 
-def test_offline_by_choice_is_the_same_error(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_by_choice_is_the_same_error(
+    tmp_path: Path, hub: Path, attempts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="cannot be fetched"):
         locate("hf://org/name", cache=tmp_path)
+    assert attempts == []
 
 
 def test_what_either_cache_has_needs_no_network(tmp_path: Path, hub: Path, attempts: list[str]) -> None:
