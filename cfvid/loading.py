@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from cfvid.config import RunConfig, load_config
 from cfvid.errors import ConfigError
 from cfvid.modalities import MODALITIES
 from cfvid.models.zoo import ARCHITECTURES
+from cfvid.shipped import unknown_name, yaml_files
 from cfvid.yaml_layers import Layer, from_overrides, read_yaml
 
 
@@ -81,20 +80,11 @@ def shipped(name: str, *, kind: str = "") -> Path:
     """
     files = shipped_files(kind)
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
         noun = Path(kind).name.rstrip("s") or "configuration"
-        raise ConfigError(
-            f"There is no shipped {noun} {name!r}" + (f"; did you mean {near[0]}?" if near else "."),
-            fix=f"Name a file, or one of {', '.join(sorted(files))}.",
-        )
+        raise unknown_name(name, files, noun=noun, fix="Name a file, or")
     return files[name]
 
 
 def shipped_files(kind: str = "") -> dict[str, Path]:
-    """All shipped YAML files of a kind by name: in a checkout beside the package, else where pip put them."""
-    checkout = Path(__file__).parent.parent
-    if (checkout / "pyproject.toml").is_file():
-        return {path.stem: path for path in sorted((checkout / "configs" / kind).glob("*.yaml"))}
-    folder = f"share/cfvid/configs/{kind}".rstrip("/")
-    files = metadata.files("cfvid") or []
-    return {f.stem: Path(str(f.locate())) for f in files if f.parent.as_posix().endswith(folder)}
+    """All shipped configurations of a kind by name."""
+    return yaml_files(f"configs/{kind}".rstrip("/"))

@@ -26,9 +26,10 @@ SCHEMA = pa.schema(
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("root", pa.string()),
+        ("unsure_labels", pa.list_(pa.string())),
     ]
 )
-"""In memory: `labels` is always a list, and each sample knows its root folder."""
+"""In memory: labels are always lists, and each sample knows its root folder."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,15 @@ class Sample:
     split: str
     start_s: float | None
     end_s: float | None
+    unsure_labels: tuple[str, ...] = ()
+    """Classes that the sample is neither a positive nor a negative of, such as those of objects marked difficult."""
 
 
 class Manifest:
     """An immutable table of samples with unique ids.
 
     Args:
-        table: with the columns of `SCHEMA`.
+        table: with the columns of `SCHEMA`; `unsure_labels` may be absent.
         trusted_roots: folders that paths may lead to besides their own root.
 
     Raises:
@@ -58,6 +61,8 @@ class Manifest:
     """
 
     def __init__(self, table: pa.Table, *, trusted_roots: Sequence[str] = ()) -> None:
+        if "unsure_labels" not in table.column_names:
+            table = table.append_column("unsure_labels", no_labels(table.num_rows))
         self.table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         self.trusted_roots = tuple(trusted_roots)
         self._allowed_folders: dict[tuple[str, str], bool] = {}
@@ -100,7 +105,8 @@ class Manifest:
         columns = {name: self.table[name].to_pylist() for name in SCHEMA.names}
         # Long columns of few values: one string object each, not one per row.
         columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
-        columns["labels"] = [tuple(labels or ()) for labels in columns["labels"]]
+        for name in ("labels", "unsure_labels"):
+            columns[name] = [tuple(labels or ()) for labels in columns[name]]
         return [Sample(*values) for values in zip(*(columns[f.name] for f in fields(Sample)), strict=True)]
 
     @functools.cached_property
@@ -127,7 +133,9 @@ class Manifest:
     @functools.cached_property
     def digest(self) -> str:
         """Identifies the samples, not where they are stored: the same after the root folder has moved."""
-        return digest_of(self.table.drop(["root"]).to_pydict())
+        # Where no label is unsure, the digest is that of a manifest which knows of none.
+        is_sure = not any(self.table["unsure_labels"].to_pylist())
+        return digest_of(self.table.drop(["root", *(["unsure_labels"] if is_sure else [])]).to_pydict())
 
     def split(self, name: str) -> Manifest:
         """The samples of one split."""
@@ -197,6 +205,11 @@ class Manifest:
         """Write the samples as Parquet, the roots included: a snapshot of what a run used."""
         with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
             pyarrow.parquet.write_table(self.table, temporary)
+
+
+def no_labels(count: int) -> pa.Array:
+    """A column of that many empty lists of labels."""
+    return pa.array([[]] * count, pa.list_(pa.string()))
 
 
 def _place_of(sample: Sample) -> tuple[str, float | None, float | None]:

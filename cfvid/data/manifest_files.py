@@ -8,6 +8,7 @@ A manifest is a CSV or Parquet file with the columns
     split       text; which names mean training and validation is said where the file is used (train, val)
     start_s     optional: seconds from the first frame at which the sample starts
     end_s       optional: seconds at which it ends
+    unsure_labels   optional: as label; classes that the sample is neither a positive nor a negative of
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file
-from cfvid.data.manifest import Manifest, Sample
+from cfvid.data.manifest import Manifest, Sample, no_labels
 from cfvid.errors import DataError
 
 _REQUIRED = ("sample_id", "path", "split")
-_OPTIONAL = ("label", "start_s", "end_s")
+_OPTIONAL = ("label", "start_s", "end_s", "unsure_labels")
 SEPARATOR = "|"
 """Joins several labels in the CSV files that cfvid writes."""
 
@@ -65,7 +66,8 @@ def read_manifest(
         columns = {
             "sample_id": table["sample_id"],
             "path": table["path"],
-            "labels": _label_lists(table, label_separator),
+            "labels": _label_lists(table, ("labels", "label"), label_separator),
+            "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
             "start_s": _seconds(table, "start_s"),
             "end_s": _seconds(table, "end_s"),
@@ -81,7 +83,7 @@ def _read_table(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
         # Ids and labels such as 007 are text: only the times are numbers.
-        types = {name: pa.string() for name in ("sample_id", "path", "label", "split")}
+        types = {name: pa.string() for name in ("sample_id", "path", "label", "split", "unsure_labels")}
         options = pyarrow.csv.ConvertOptions(
             column_types=types | {"start_s": pa.float64(), "end_s": pa.float64()}, strings_can_be_null=False
         )
@@ -94,10 +96,11 @@ def _read_table(path: Path) -> pa.Table:
         raise DataError(f"{path} cannot be read as a manifest.", why=str(error).splitlines()[0]) from error
 
 
-def _label_lists(table: pa.Table, separator: str | None) -> pa.Array | pa.ChunkedArray:
-    name = next((name for name in ("labels", "label") if name in table.column_names), None)
+def _label_lists(table: pa.Table, names: Sequence[str], separator: str | None) -> pa.Array | pa.ChunkedArray:
+    """The first of these columns that there is, as lists of texts."""
+    name = next((name for name in names if name in table.column_names), None)
     if name is None:
-        return pa.array([[]] * table.num_rows, pa.list_(pa.string()))
+        return no_labels(table.num_rows)
     column = table[name]
     if pa.types.is_nested(column.type):
         lists = column.cast(pa.list_(pa.string())).to_pylist()
@@ -137,12 +140,15 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
     columns = {
         "sample_id": pa.array(manifest.ids, pa.string()),
         "path": pa.array(paths, pa.string()),
-        "label": _public_labels(manifest, joined=kind == ".csv"),
+        "label": _public_labels([sample.labels for sample in manifest], joined=kind == ".csv"),
         "split": manifest.table["split"],
     }
     times = {name: manifest.table[name] for name in ("start_s", "end_s")}
     if any(column.null_count < len(column) for column in times.values()):
         columns |= times
+    unsure = [sample.unsure_labels for sample in manifest]
+    if any(unsure):
+        columns["unsure_labels"] = _public_labels(unsure, joined=kind == ".csv")
     with atomic_file(path, check=_read_table) as temporary:
         _WRITERS[kind](pa.table(columns), temporary)
     return sorted({_root_of(sample, manifest) for sample, text in zip(manifest, paths, strict=True) if text[0] == "/"})
@@ -168,8 +174,7 @@ def _root_of(sample: Sample, manifest: Manifest) -> Path:
     return next((root for root in roots if full.is_relative_to(root)), full.parent)
 
 
-def _public_labels(manifest: Manifest, *, joined: bool) -> pa.Array:
-    labels = [sample.labels for sample in manifest]
+def _public_labels(labels: Sequence[tuple[str, ...]], *, joined: bool) -> pa.Array:
     if all(len(several) <= 1 for several in labels):
         return pa.array([several[0] if several else "" for several in labels], pa.string())
     if not joined:

@@ -260,43 +260,55 @@ def _check_names(files: Sequence[PurePath], root: Path) -> None:
 
 
 def read_kinetics_csv(
-    path: Path, *, media_root: Path | None = None, suffixes: Collection[str], trusted_roots: Sequence[str] = ()
+    path: Path,
+    *,
+    media_root: Path | None = None,
+    suffixes: Collection[str],
+    trusted_roots: Sequence[str] = (),
+    split: str = "train",
+    files: Sequence[PurePath] | None = None,
 ) -> Manifest:
     """Kinetics' official CSV (label, youtube_id, time_start, time_end, split) as a manifest.
 
     A clip's file is looked for as the usual downloaders name it, `ID_SSSSSS_EEEEEE.mp4` (already cut to the
     segment) or `ID.mp4` (whole, so that the segment's times apply), in `LABEL/`, `SPLIT/LABEL/`, `SPLIT/` or the root.
-    Clips without a file are listed all the same: the ledger then names them as missing.
+    `LABEL` may have underscores for spaces. Clips without a file are listed all the same: the ledger then names them as missing.
 
     Args:
         path: the CSV.
         media_root: where the files are; by default the CSV's folder.
         suffixes: endings that the files may have besides .mp4.
         trusted_roots: folders that links may lead to.
+        split: of rows that name none.
+        files: all files below `media_root`, where they are known.
 
     Raises:
-        DataError: naming the first row that is not in this format.
+        DataError: naming the first line that is not in this format.
     """
     root = media_root or path.parent
     if not root.is_dir():
         raise DataError(f"The folder {root} does not exist.", fix="Check media_root.")
-    files = files_below(root, trusted_roots=trusted_roots)
+    files = files_below(root, trusted_roots=trusted_roots) if files is None else files
     present = {file.with_suffix("").as_posix(): file.as_posix() for file in files if file.suffix.lower() in suffixes}
     # With a byte order mark, which spreadsheet programs write, the first column would have another name.
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        samples = [_kinetics_sample(row, root, present) for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        samples = [_kinetics_sample(row, root, present, split, f"{path}:{rows.line_num}") for row in rows]
     return from_samples(samples, trusted_roots=trusted_roots)
 
 
-def _kinetics_sample(row: dict[str, str], root: Path, present: dict[str, str]) -> Sample:
+def _kinetics_sample(row: dict[str, str], root: Path, present: dict[str, str], split: str, place: str) -> Sample:
     try:
-        video, split = row["youtube_id"], row.get("split") or "train"
+        video, split = row["youtube_id"], row.get("split") or split
         start, end = float(row["time_start"]), float(row["time_end"])
         cut = f"{video}_{int(start):06d}_{int(end):06d}"
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"This row is not Kinetics' CSV format: {row}.", why=repr(error)) from error
+        raise DataError(f"{place}: this row is not Kinetics' CSV format: {row}.", why=repr(error)) from error
     label = row.get("label") or ""
-    folders = [f"{label}/", f"{split}/{label}/", f"{split}/", ""] if label else [f"{split}/", ""]
+    # Kinetics-400's CSV may call it `validate`, while the folder is `val`.
+    splits = [f"{name}/" for name in ((split, "val") if split.startswith("val") else (split,))]
+    labels = [f"{name}/" for name in (label, label.replace(" ", "_"))] if label else []
+    folders = [f"{part}{name}" for part in ("", *splits) for name in labels] + [*splits, ""]
     stems = [f"{folder}{name}" for name in (cut, video) for folder in folders]
     stem = next((stem for stem in stems if stem in present), stems[0])
     whole = stem in present and PurePath(stem).name == video

@@ -19,14 +19,17 @@ def drawn_order(names: Iterable[str], *, of: str) -> list[str]:
 def keep_classes(manifest: Manifest, share: tuple[float, float]) -> Manifest:
     """The samples of a range of the classes, e.g. (0, 0.5); ranges that do not overlap have no class in common.
 
-    Other labels are removed; samples that have none left, and those that had none, are left out.
+    Other labels are removed; samples that have none left, and those that had none, are left out. That a sample is
+    unsure of a class which is kept does not keep it.
     """
     classes = drawn_order(manifest.classes, of="class-order")
     first, last = (round(end * len(classes)) for end in share)
     kept = set(classes[first:last])
     labels = [[label for label in sample.labels if label in kept] for sample in manifest]
-    column = SCHEMA.get_field_index("labels")
-    table = manifest.table.set_column(column, "labels", pa.array(labels, pa.list_(pa.string())))
+    unsure = [[label for label in sample.unsure_labels if label in kept] for sample in manifest]
+    table = manifest.table
+    for name, column in (("labels", labels), ("unsure_labels", unsure)):
+        table = table.set_column(SCHEMA.get_field_index(name), name, pa.array(column, pa.list_(pa.string())))
     return Manifest(table.filter(pa.array([bool(names) for names in labels])), trusted_roots=manifest.trusted_roots)
 
 

@@ -16,6 +16,7 @@ ORDER = (
     "errors",
     "seeds",
     "artifacts",
+    "shipped",
     "yaml_layers",
     "config_faults",
     "config",
@@ -35,6 +36,7 @@ ORDER = (
     "pipeline",
     "experiments",
     "doctor",
+    "data_cli",
     "cli",
     "__main__",
 )

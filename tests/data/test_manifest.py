@@ -116,6 +116,36 @@ def test_the_snapshot_of_a_run_holds_everything(tmp_path: Path) -> None:
     assert list(Manifest(pyarrow.parquet.read_table(tmp_path / "snapshot.parquet"))) == list(manifest)
 
 
+def test_the_digest_does_not_know_of_unsure_labels_where_there_are_none() -> None:
+    """These were computed before there was such a column: runs that were begun then are still taken for done."""
+    rows = [
+        sample("b", path="b ü.mp4", labels=("x", "y"), start_s=1.5, end_s=2.0),
+        sample("a", split="val"),
+    ]
+    assert from_samples(rows).digest == "df1f41dcceb005826259a7b1bc9c9c17e661221d2b0ef75fb6dc752f92b8f705"
+    assert from_samples([]).digest == "653ce000ff35eb8d3709d99eb26b78b2f6252d877708e7a07c23f99b04ea6d4e"
+    unsure = [rows[0], sample("a", split="val", unsure_labels=("x",))]
+    assert from_samples(unsure).digest not in (from_samples(rows).digest, from_samples([]).digest)
+
+
+def test_a_table_without_the_column_of_unsure_labels_is_read() -> None:
+    manifest = from_samples([sample("a", labels=("x",)), sample("b")])
+    old = Manifest(manifest.table.drop(["unsure_labels"]))
+    assert list(old) == list(manifest)
+    assert old.digest == manifest.digest
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_unsure_labels_are_written_and_read(suffix: str, tmp_path: Path) -> None:
+    rows = [sample("a", labels=("x",), unsure_labels=("y", "z"), root=str(tmp_path)), sample("b", root=str(tmp_path))]
+    write_manifest(from_samples(rows), tmp_path / f"m{suffix}")
+    read = read_manifest(tmp_path / f"m{suffix}", label_separator="|")
+    assert list(read) == rows
+    assert read.classes == ["x"]
+    write_manifest(from_samples(rows[1:]), tmp_path / f"sure{suffix}")
+    assert b"unsure" not in (tmp_path / f"sure{suffix}").read_bytes()
+
+
 def test_looking_up_a_sample_is_cheap() -> None:
     count = 20_000
     manifest = from_samples([sample(f"c{i % 50}/{i}", labels=("x",)) for i in range(count)])

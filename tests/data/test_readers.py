@@ -263,9 +263,17 @@ def test_kinetics_without_labels_or_splits_and_with_a_byte_order_mark(tmp_path: 
     assert (sample.labels, sample.split, sample.path) == (("dancing",), "val", "aaaaaaaaaaa.mp4")
 
 
+def test_kinetics_folders_of_other_downloaders(tmp_path: Path) -> None:
+    make(tmp_path, "riding_a_bike/aaaaaaaaaaa_000010_000020.mp4", "val/bbbbbbbbbbb_000000_000010.mp4")
+    path = kinetics(tmp_path, "riding a bike,aaaaaaaaaaa,10,20,train", "dancing,bbbbbbbbbbb,0,10,validate")
+    bike, dance = read_kinetics_csv(path, suffixes=SUFFIXES)
+    assert (bike.path, bike.labels) == ("riding_a_bike/aaaaaaaaaaa_000010_000020.mp4", ("riding a bike",))
+    assert (dance.path, dance.split) == ("val/bbbbbbbbbbb_000000_000010.mp4", "validate")
+
+
 @pytest.mark.parametrize("line", ["dancing,aaaaaaaaaaa,soon,11,val", "dancing,aaaaaaaaaaa", "dancing,a,nan,inf,val"])
 def test_kinetics_rows_of_another_format(line: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not Kinetics' CSV format"):
+    with pytest.raises(DataError, match=r"kinetics.csv:2: this row is not Kinetics' CSV format"):
         read_kinetics_csv(kinetics(tmp_path, line), suffixes=SUFFIXES)
 
 

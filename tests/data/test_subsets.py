@@ -39,6 +39,15 @@ def test_labels_outside_the_range_are_removed_one_by_one() -> None:
     assert {"outside", "none"}.isdisjoint(kept.ids)
 
 
+def test_unsure_labels_outside_the_range_are_removed_too() -> None:
+    first, *_, last = drawn_order([f"class{c}" for c in range(10)], of="class-order")
+    unsure = Sample("unsure", "a.png", "/data", (first,), "train", None, None, unsure_labels=(last, first))
+    only_unsure = Sample("only", "b.png", "/data", (), "train", None, None, unsure_labels=(first,))
+    kept = keep_classes(from_samples([unsure, only_unsure, *manifest()]), (0.0, 0.1))
+    assert kept[kept.row_of["unsure"]].unsure_labels == (first,)
+    assert "only" not in kept.ids
+
+
 def test_smaller_numbers_are_parts_of_larger_ones_and_other_splits_stay() -> None:
     small, large = (keep_samples(manifest(), number, split="train") for number in (7, 20))
     assert (len(small.split("train")), len(large.split("train"))) == (7, 20)
