@@ -4,6 +4,7 @@ cfvid train --modality video                         the embedded default, end t
 cfvid train --config my.yaml --output runs/a --cluster.num_clusters 64
 cfvid cluster --output runs/a                        one stage of a run folder, with its own configuration
 cfvid experiment label-noise --size small            whole runs compared over several seeds
+cfvid data prepare hmdb51 --root DIR --out hmdb51.parquet --fold 1
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import logging
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from cfvid import __version__
+from cfvid.data_cli import add_data_arguments, describe_manifest, run_data
 from cfvid.errors import CfvidError, ConfigError
 
 STAGE_HELP = {
@@ -68,6 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
             description="Lists the samples of a source in a file that can be edited and named as a source itself.",
             allow_abbrev=False,
         )
+    )
+    add_data_arguments(
+        commands.add_parser(
+            "data",
+            help="data sets in their official layouts as manifests",
+            description="Lists the data sets that have a card, or makes a manifest of one.",
+            allow_abbrev=False,
+        ),
+        parser_class=_Parser,
     )
     _add_experiment_arguments(
         commands.add_parser(
@@ -162,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"cfvid {options.command}: unknown arguments: {' '.join(rest)}",
                 fix=f"cfvid {options.command} --help lists what there is.",
             )
-        return {"doctor": _doctor, "manifest": _manifest, "export": _export}[options.command](options)
+        return _OTHERS[options.command](options)
     except CfvidError as error:
         return _fail(error)
     except ImportError as error:
@@ -229,7 +239,7 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 def _manifest(options: argparse.Namespace) -> int:
     from cfvid.config import DataConfig, SourceConfig
-    from cfvid.data.manifest_files import SEPARATOR, write_manifest
+    from cfvid.data.manifest_files import write_manifest
     from cfvid.data.readers import read_source
     from cfvid.modalities import MODALITIES
     from cfvid.stages.context import cache_folder
@@ -245,13 +255,7 @@ def _manifest(options: argparse.Namespace) -> int:
     suffixes = MODALITIES[options.modality].suffixes
     manifest = read_source(source, data=data, suffixes=suffixes, cache=cache_folder())
     outside = write_manifest(manifest, options.out)
-    splits = Counter(sample.split for sample in manifest)
-    counts = ", ".join(f"{count} in {split!r}" for split, count in sorted(splits.items()))
-    print(f"{options.out}: {len(manifest)} samples ({counts}), {len(manifest.classes)} classes", flush=True)
-    if options.out.suffix.lower() == ".csv" and any(len(sample.labels) > 1 for sample in manifest):
-        print(f"Samples have several labels: read it with label_separator: '{SEPARATOR}'.")
-    for root in outside:
-        print(f"Its paths into {root} are absolute: name that folder in data.trusted_roots to use them.")
+    print("\n".join(describe_manifest(manifest, options.out, outside=outside)), flush=True)
     return 0
 
 
@@ -261,6 +265,10 @@ def _export(options: argparse.Namespace) -> int:
     told = export(options.output, options.out, network=options.network, format=options.format)
     print(f"{options.out}: {told}", flush=True)
     return 0
+
+
+_OTHERS = {"doctor": _doctor, "manifest": _manifest, "data": run_data, "export": _export}
+"""Commands that no key of the configuration can follow."""
 
 
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:

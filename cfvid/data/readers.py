@@ -272,7 +272,8 @@ def read_kinetics_csv(
 
     A clip's file is looked for as the usual downloaders name it, `ID_SSSSSS_EEEEEE.mp4` (already cut to the
     segment) or `ID.mp4` (whole, so that the segment's times apply), in `LABEL/`, `SPLIT/LABEL/`, `SPLIT/` or the root.
-    `LABEL` may have underscores for spaces. Clips without a file are listed all the same: the ledger then names them as missing.
+    `LABEL` may have underscores for spaces. Clips without a file are listed all the same: the ledger then names them as
+    missing.
 
     Args:
         path: the CSV.
