@@ -58,4 +58,4 @@ def _tables(tree: Tree) -> dict[str, Path]:
             f"{tree.root} has no train.csv, validate.csv, val.csv or test.csv, in no folder.",
             fix="Put the official annotations below the folder that --root names.",
         )
-    return found
+    return {split: found[split] for split in ("train", "val", "test") if split in found}

@@ -1,0 +1,116 @@
+"""`cfvid data`: from an official layout to a manifest that the engine reads and decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.official import add_images, add_text, add_videos, decoded
+
+from cfvid.cli import main
+from cfvid.config import DataConfig, SourceConfig
+from cfvid.data.cards import card_names
+from cfvid.data.manifest import Manifest
+from cfvid.data.readers import read_source, read_sources
+from cfvid.modalities import MODALITIES
+
+
+def read(path: Path, *, modality: str, trusted: tuple[Path, ...] = (), **options: str) -> Manifest:
+    source = SourceConfig(path=str(path), **options)
+    data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in trusted])
+    return read_source(source, data=data, suffixes=MODALITIES[modality].suffixes, cache=path.parent)
+
+
+def add_hmdb(root: Path) -> Path:
+    add_videos(root, "hmdb51_org/wave/a ü.avi", "hmdb51_org/wave/b.avi", "hmdb51_org/wave/c.avi", "new.avi")
+    add_text(root, "splits/wave_test_split2.txt", "a ü.avi 1", "b.avi 2", "c.avi 0", "gone.avi 2")
+    return root
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = {line.split()[0] for line in lines}
+    assert named == {*card_names(), "embedded:motion", "embedded:gestures", "embedded:textures", "embedded:shapes"} - {
+        "embedded"
+    }
+    assert any(line.split()[:3] == ["hmdb51", "video", "51"] for line in lines)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("place", ["set", "elsewhere"])
+def test_videos_end_to_end(suffix: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = add_hmdb(tmp_path / "set"), tmp_path / place / f"hmdb{suffix}"
+    arguments = ["data", "prepare", "hmdb51", "--root", str(root), "--out", str(out), "--fold", "2"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    missing = tmp_path / place / "hmdb.not_found.txt"
+    for line in (
+        f"{out}: 3 samples (1 in 'train', 1 in 'unused', 1 in 'val'), 1 classes",
+        "1 samples in 'train', 3,569 fewer than the 3,570 published",
+        "1 classes, 50 fewer than the 51 published",
+        f"1 listed files are not there and left out; {missing} names them.",
+        "1 media files are not listed and not used: new.avi",
+    ):
+        assert line in shown
+    assert (f"Its paths into {root} are absolute" in shown) == (place == "elsewhere")
+    assert missing.read_text() == "hmdb51_org/wave/gone.avi\n"
+
+    manifest = read(out, modality="video", trusted=(root,) if place == "elsewhere" else ())
+    assert manifest.ids == ["wave/a ü", "wave/b", "wave/c"]
+    assert decoded(manifest, modality="video").shape == (1, 3, 4, 32, 32)
+    assert decoded(manifest, 1, modality="frame").shape == (1, 3, 32, 32)
+
+    add_videos(root, "hmdb51_org/wave/gone.avi")
+    assert main(arguments) == 0
+    assert not missing.exists()
+    assert "not there" not in capsys.readouterr().out
+
+
+def test_unused_clips_are_in_neither_split_of_a_run(tmp_path: Path) -> None:
+    root = add_hmdb(tmp_path / "set")
+    assert main(["data", "prepare", "hmdb51", "--root", str(root), "--out", str(root / "m.csv"), "--fold", "2"]) == 0
+    source = SourceConfig(path=str(root / "m.csv"))
+    data = DataConfig(pretrain=[source], targets={})
+    manifest = read_sources([source], data=data, suffixes=MODALITIES["video"].suffixes, cache=tmp_path)
+    assert [(sample.sample_id, sample.split) for sample in manifest] == [("wave/a ü", "train"), ("wave/b", "val")]
+
+
+def test_unsure_labels_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "VOCdevkit" / "VOC2007"
+    marks = [("person", 1), ("dog", 1), ("car", 0), ("cat", 0)]
+    objects = "".join(f"<object><name>{n}</name><difficult>{d}</difficult></object>" for n, d in marks)
+    for split, number in (("trainval", "000005"), ("test", "000001")):
+        add_images(home, f"JPEGImages/{number}.jpg")
+        add_text(home, f"ImageSets/Main/{split}.txt", number)
+        add_text(home, f"Annotations/{number}.xml", f"<annotation>{objects}</annotation>")
+    for suffix in (".csv", ".parquet"):
+        out = tmp_path / f"voc{suffix}"
+        assert main(["data", "prepare", "voc07", "--root", str(tmp_path), "--out", str(out)]) == 0
+        assert ("label_separator: '|'" in capsys.readouterr().out) == (suffix == ".csv")
+        manifest = read(out, modality="image", label_separator="|")
+        assert (manifest[0].labels, manifest[0].unsure_labels) == (("car", "cat"), ("dog", "person"))
+        assert decoded(manifest, modality="image").shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        (["hmdb"], 2, "did you mean hmdb51?"),
+        (["hmdb51", "--root", "absent"], 3, "absent does not exist"),
+        (["hmdb51", "--fold", "4"], 2, "the folds are 1 to 3"),
+        (["hmdb51", "--classes", "x"], 2, "has no option --classes"),
+        (["hmdb51", "--out", "m.json"], 2, ".csv or .parquet"),
+        (["hmdb51", "--folds", "1"], 2, "unknown arguments: --folds"),
+        (["embedded"], 2, "there is nothing to prepare"),
+    ],
+)
+def test_errors_are_told_and_nothing_is_written(
+    changes: list[str], code: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = add_hmdb(tmp_path / "set")
+    name, *rest = changes
+    out = tmp_path / "out"
+    assert main(["data", "prepare", name, "--root", str(root), "--out", str(out / "m.csv"), *rest]) == code
+    assert told in capsys.readouterr().err
+    assert not out.exists()
