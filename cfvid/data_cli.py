@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfvid.errors import ConfigError
-
 if TYPE_CHECKING:
     from cfvid.data.manifest import Manifest
 
@@ -76,12 +74,12 @@ def _list(_: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from cfvid.data.cards import deviations, read_card
-    from cfvid.data.manifest_files import write_manifest
+    from cfvid.data.manifest_files import check_name, write_manifest
     from cfvid.data.official import read_official
     from cfvid.modalities import MODALITIES
 
     card = read_card(options.name)
-    _check_suffix(options.out)
+    check_name(options.out)  # before any work
     prepared = read_official(
         card,
         options.root,
@@ -98,11 +96,6 @@ def _prepare(options: argparse.Namespace) -> None:
         named = ", ".join(prepared.not_listed[:_NUM_NAMED])
         more = ", ..." if len(prepared.not_listed) > _NUM_NAMED else ""
         print(f"{len(prepared.not_listed):,} media files are not listed and not used: {named}{more}", flush=True)
-
-
-def _check_suffix(out: Path) -> None:
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"A manifest is a .csv or .parquet file, not {out.name!r}.")
 
 
 def describe_manifest(manifest: Manifest, out: Path, *, outside: Sequence[Path]) -> list[str]:

@@ -63,7 +63,7 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out
-    for command in [*STAGE_HELP, "doctor", "manifest", "assign", "export"]:
+    for command in [*STAGE_HELP, "doctor", "manifest", "assign", "export", "data"]:
         assert f"    {command} " in shown
     for command, words in {
         "train": ["--modality", "--config", "--output", "--fresh", "--print-config", "--dry-run", "--section.key"],

@@ -100,7 +100,7 @@ def test_unsure_labels_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["hmdb51", "--root", "absent"], 3, "absent does not exist"),
         (["hmdb51", "--fold", "4"], 2, "the folds are 1 to 3"),
         (["hmdb51", "--classes", "x"], 2, "has no option --classes"),
-        (["hmdb51", "--out", "m.json"], 2, ".csv or .parquet"),
+        (["hmdb51", "--out", "m.json"], 3, ".csv or .parquet"),
         (["hmdb51", "--folds", "1"], 2, "unknown arguments: --folds"),
         (["embedded"], 2, "there is nothing to prepare"),
     ],

@@ -132,9 +132,7 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
     Raises:
         DataError: when the file name ends in neither, or a label of a CSV with several per sample contains `|`.
     """
-    kind = path.suffix.lower()
-    if kind not in _WRITERS:
-        raise DataError(f"A manifest is a .csv or .parquet file, not {path.name!r}.")
+    kind = check_name(path)
     home = path.parent.resolve()
     paths = [_public_path(sample, home) for sample in manifest]
     columns = {
@@ -155,6 +153,18 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
 
 
 _WRITERS = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}
+
+
+def check_name(path: Path) -> str:
+    """The kind of manifest that a file name stands for: its suffix.
+
+    Raises:
+        DataError: when it is neither .csv nor .parquet.
+    """
+    kind = path.suffix.lower()
+    if kind not in _WRITERS:
+        raise DataError(f"A manifest is a .csv or .parquet file, not {path.name!r}.")
+    return kind
 
 
 def _public_path(sample: Sample, home: Path) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cfvid.data.cards import Card
 from cfvid.data.official.cifar import read_cifar
@@ -25,15 +25,7 @@ from cfvid.data.official.voc import read_voc
 from cfvid.errors import ConfigError
 
 
-class Reader(Protocol):
-    """A data set's folder -> its samples. Some have options of their own, with or without a default."""
-
-    def __call__(
-        self, root: Path, *, suffixes: Collection[str], trusted_roots: Sequence[str] = (), **options: Any
-    ) -> Prepared: ...
-
-
-READERS: dict[str, Any] = {
+READERS: dict[str, Callable[..., Prepared]] = {
     "cifar": read_cifar,
     "hmdb51": read_hmdb51,
     "imagenet": read_imagenet,
@@ -49,6 +41,7 @@ READERS: dict[str, Any] = {
     "ucf101": read_ucf101,
     "voc": read_voc,
 }
+"""All take `(root, *, suffixes, trusted_roots=())`; some have options of their own, with or without a default."""
 
 
 def read_official(
@@ -75,7 +68,7 @@ def read_official(
     """
     if card.reader is None:
         raise ConfigError(f"{card.title}: there is nothing to prepare.", fix=f"{card.get[0].upper()}{card.get[1:]}.")
-    reader: Reader = READERS[card.reader.name]
+    reader = READERS[card.reader.name]
     own = {n: p for n, p in inspect.signature(reader).parameters.items() if p.kind is p.KEYWORD_ONLY}
     given = {**card.reader.options, **(options or {})}
     for name in given:

@@ -46,9 +46,9 @@ def read_kinetics(root: Path, *, suffixes: Collection[str], trusted_roots: Seque
 
 
 def _tables(tree: Tree) -> dict[str, Path]:
-    """The CSV of each split; of several, the one nearest to the root with the shortest name."""
+    """The CSV of each split; of several, one whose name is the split alone, then the one nearest to the root."""
     found: dict[str, Path] = {}
-    for name in sorted(tree.others, key=lambda name: (name.count("/"), len(name), name)):
+    for name in sorted(tree.others, key=lambda name: (len(name.rpartition("/")[2]), name.count("/"), name)):
         match = _NAME.fullmatch(name.rpartition("/")[2])
         if match:
             word = match[1].lower()

@@ -60,7 +60,7 @@ class Tree:
         Raises:
             DataError: when the path leads out of the root.
         """
-        if listed.startswith("/") or ".." in PurePosixPath(listed).parts:
+        if listed.startswith("/") or ".." in listed:
             contained(self.root, listed)
         if listed in self._media_set:
             return listed
