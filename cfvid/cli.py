@@ -267,10 +267,6 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-_OTHERS = {"doctor": _doctor, "manifest": _manifest, "data": run_data, "export": _export}
-"""Commands that no key of the configuration can follow."""
-
-
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.experiments.cells import expand
     from cfvid.experiments.experiment import describe, run_experiment
@@ -325,3 +321,7 @@ def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         num_assigned = assign_new(Run(config, options.output), SourceConfig(path=path), options.out)
     print(f"{options.out}: {num_assigned} samples", flush=True)
     return 0
+
+
+_OTHERS = {"doctor": _doctor, "manifest": _manifest, "data": run_data, "export": _export}
+"""Commands that no key of the configuration can follow."""

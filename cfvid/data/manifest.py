@@ -134,7 +134,7 @@ class Manifest:
     def digest(self) -> str:
         """Identifies the samples, not where they are stored: the same after the root folder has moved."""
         # Where no label is unsure, the digest is that of a manifest which knows of none.
-        is_sure = not any(self.table["unsure_labels"].to_pylist())
+        is_sure = not pc.any(pc.greater(pc.list_value_length(self.table["unsure_labels"]), 0)).as_py()
         return digest_of(self.table.drop(["root", *(["unsure_labels"] if is_sure else [])]).to_pydict())
 
     def split(self, name: str) -> Manifest:

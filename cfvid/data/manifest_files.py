@@ -8,7 +8,8 @@ A manifest is a CSV or Parquet file with the columns
     split       text; which names mean training and validation is said where the file is used (train, val)
     start_s     optional: seconds from the first frame at which the sample starts
     end_s       optional: seconds at which it ends
-    unsure_labels   optional: as label; classes that the sample is neither a positive nor a negative of
+    unsure_labels
+                optional: as label; classes that the sample is neither a positive nor a negative of
 """
 
 from __future__ import annotations
@@ -135,18 +136,19 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
     kind = check_name(path)
     home = path.parent.resolve()
     paths = [_public_path(sample, home) for sample in manifest]
+    labels, unsure = [sample.labels for sample in manifest], [sample.unsure_labels for sample in manifest]
+    joined = kind == ".csv" and any(len(several) > 1 for several in (*labels, *unsure))
     columns = {
         "sample_id": pa.array(manifest.ids, pa.string()),
         "path": pa.array(paths, pa.string()),
-        "label": _public_labels([sample.labels for sample in manifest], joined=kind == ".csv"),
+        "label": _public_labels(labels, joined=joined),
         "split": manifest.table["split"],
     }
     times = {name: manifest.table[name] for name in ("start_s", "end_s")}
     if any(column.null_count < len(column) for column in times.values()):
         columns |= times
-    unsure = [sample.unsure_labels for sample in manifest]
     if any(unsure):
-        columns["unsure_labels"] = _public_labels(unsure, joined=kind == ".csv")
+        columns["unsure_labels"] = _public_labels(unsure, joined=joined)
     with atomic_file(path, check=_read_table) as temporary:
         _WRITERS[kind](pa.table(columns), temporary)
     return sorted({_root_of(sample, manifest) for sample, text in zip(manifest, paths, strict=True) if text[0] == "/"})
@@ -185,9 +187,10 @@ def _root_of(sample: Sample, manifest: Manifest) -> Path:
 
 
 def _public_labels(labels: Sequence[tuple[str, ...]], *, joined: bool) -> pa.Array:
-    if all(len(several) <= 1 for several in labels):
-        return pa.array([several[0] if several else "" for several in labels], pa.string())
+    """A column of texts where each sample has at most one label, else of lists, or of texts that join several."""
     if not joined:
+        if all(len(several) <= 1 for several in labels):
+            return pa.array([several[0] if several else "" for several in labels], pa.string())
         return pa.array([list(several) for several in labels], pa.list_(pa.string()))
     unfit = next((name for several in labels for name in several if SEPARATOR in name), None)
     if unfit is not None:

@@ -146,6 +146,14 @@ def test_unsure_labels_are_written_and_read(suffix: str, tmp_path: Path) -> None
     assert b"unsure" not in (tmp_path / f"sure{suffix}").read_bytes()
 
 
+def test_a_label_with_the_separator_and_several_unsure_ones_need_parquet(tmp_path: Path) -> None:
+    rows = [sample("a", labels=("x|y",), unsure_labels=("p", "q"), root=str(tmp_path))]
+    with pytest.raises(DataError, match=r"'x\|y' contains '\|'"):
+        write_manifest(from_samples(rows), tmp_path / "m.csv")
+    write_manifest(from_samples(rows), tmp_path / "m.parquet")
+    assert list(read_manifest(tmp_path / "m.parquet")) == rows
+
+
 def test_looking_up_a_sample_is_cheap() -> None:
     count = 20_000
     manifest = from_samples([sample(f"c{i % 50}/{i}", labels=("x",)) for i in range(count)])

@@ -24,7 +24,6 @@ from cfvid.data.official.ucf101 import read_ucf101
 from cfvid.data.official.voc import read_voc
 from cfvid.errors import ConfigError
 
-
 READERS: dict[str, Callable[..., Prepared]] = {
     "cifar": read_cifar,
     "hmdb51": read_hmdb51,

@@ -5,7 +5,7 @@
       CLASS/NAME.avi              in any folder, such as hmdb51_org/
 
 A line is `NAME.avi MARK`: 1 for training, 2 for testing, 0 for clips that are in neither part of this fold.
-torchvision's parser drops the latter, and needs every file to be there.
+torchvision's class looks for the lists only after it has opened every video.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
       test.csv
       train/LABEL/ID_SSSSSS_EEEEEE.mp4     or without LABEL/, or without train/; or ID.mp4, the whole video
 
-pytorchvideo's parser of such lists needs every file to be there, and knows no segments.
+pytorchvideo reads class folders and lists in a form of its own, not these CSVs with their segments.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
       train_places205.csv, val_places205.csv      `a/abbey/gsun_0123.jpg 0`, with a space or a comma
       images256/a/abbey/gsun_0123.jpg
 
-torchvision's parser of Places365 needs every file to be there.
+torchvision's class of Places365 wants these lists bit by bit, in fixed places, beside archives that it unpacks itself.
 """
 
 from __future__ import annotations

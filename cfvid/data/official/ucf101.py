@@ -6,7 +6,7 @@
       classInd.txt                `12 CLASS`
       CLASS/v_NAME.avi            in any folder, such as UCF-101/
 
-torchvision's parser needs every file to be there, and knows only one suffix.
+torchvision's class looks for the lists only after it has opened every video.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
       Annotations/000005.xml
       JPEGImages/000005.jpg
 
-torchvision reads one image's XML at a time, with a parser that knows document types.
+torchvision gives each image's XML as it is, and leaves to the caller which labels follow from it.
 """
 
 from __future__ import annotations
