@@ -55,6 +55,7 @@ class Protocol(_CardSection):
     """How results on this set are usually reported."""
 
     metric: Literal["top1", "mean_average_precision"]
+    """What is published."""
     folds: Count = 1
     """Official folds, whose scores are averaged."""
     clips: Count | None = None

@@ -12,7 +12,6 @@ torchvision's parser of the development kit wants its archive, and keeps what it
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from cfvid.errors import DataError
 
 WNID = re.compile(r"n\d{8}")
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-_NUM_VAL_DIGITS = 8
 
 
 def read_imagenet(root: Path, *, suffixes: Collection[str], trusted_roots: Sequence[str] = ()) -> Prepared:
@@ -73,15 +71,14 @@ def _flat_val(tree: Tree) -> list[Sample]:
 
 def _from_solution(path: Path) -> dict[str, str]:
     labels = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        for row in rows:
-            if not row or row == ["ImageId", "PredictionString"]:
-                continue
-            wnid = row[1].split(" ")[0] if len(row) == 2 else ""
-            if not WNID.fullmatch(wnid):
-                raise DataError(f"{path}:{rows.line_num}: not NAME,WNID and boxes: {','.join(row)[:200]!r}.")
-            labels[row[0]] = wnid
+    for line in lines_of(path):
+        name, _, answer = line.text.partition(",")
+        wnid = answer.split(" ")[0]
+        if name == "ImageId":
+            continue
+        if not WNID.fullmatch(wnid):
+            raise line.refusal("NAME,WNID and boxes")
+        labels[name] = wnid
     return labels
 
 
@@ -99,7 +96,7 @@ def _from_devkit(tree: Tree) -> dict[str, str]:
         number = number_within(line.text, line, below=10**6, expected=expected)
         if number not in wnids:
             raise line.refusal(expected)
-        labels[f"ILSVRC2012_val_{position:0{_NUM_VAL_DIGITS}d}"] = wnids[number]
+        labels[f"ILSVRC2012_val_{position:08d}"] = wnids[number]
     return labels
 
 
