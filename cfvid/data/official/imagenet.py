@@ -38,7 +38,7 @@ def read_imagenet(root: Path, *, suffixes: Collection[str], trusted_roots: Seque
         DataError: when a flat validation folder has no list of labels, or naming the list's first line of another form.
     """
     tree = Tree(root, suffixes=suffixes, trusted_roots=trusted_roots)
-    samples = list(in_class_folders(tree, "train")) + list(in_class_folders(tree, "val"))
+    samples = list(_in_class_folders(tree, "train")) + list(_in_class_folders(tree, "val"))
     flat = [path for path in _folder(tree, "val") if not WNID.fullmatch(path.split("/")[-2])]
     if flat:
         samples += _flat_val(tree)
@@ -51,7 +51,7 @@ def _folder(tree: Tree, split: str) -> list[str]:
     return tree.below(split, f"ILSVRC/Data/CLS-LOC/{split}", f"Data/CLS-LOC/{split}")
 
 
-def in_class_folders(tree: Tree, split: str) -> Iterator[Sample]:
+def _in_class_folders(tree: Tree, split: str) -> Iterator[Sample]:
     """The images of a split that lie in folders named by WordNet ids."""
     for path in _folder(tree, split):
         wnid = path.split("/")[-2]
