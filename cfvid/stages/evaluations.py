@@ -11,6 +11,7 @@ import numpy as np
 from cfvid.artifacts import Record, digest_of
 from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
+from cfvid.evaluation.svm import IGNORED
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import Network, build_network
 from cfvid.seeds import derive
@@ -59,11 +60,13 @@ class Target:
         return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
 
     def memberships(self, ids: list[str], split: Manifest) -> np.ndarray:
-        """Of samples that may have several labels: int8 (N, C), 1 where one has the label."""
+        """For several labels per sample: int8 (N, C), 1 where a sample has the label, IGNORED where it is unsure."""
         index = {name: i for i, name in enumerate(self.classes)}
         found_NC = np.zeros((len(ids), len(index)), dtype=np.int8)
         for row, sample_id in enumerate(ids):
-            found_NC[row, [index[name] for name in split.labels_by_id[sample_id]]] = 1
+            sample = split[split.row_of[sample_id]]
+            found_NC[row, [index[name] for name in sample.unsure_labels if name in index]] = IGNORED
+            found_NC[row, [index[name] for name in sample.labels]] = 1
         return found_NC
 
 

@@ -11,9 +11,12 @@ import pytest
 from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
+from cfvid.data.manifest import Sample, from_samples
 from cfvid.errors import DataError
 from cfvid.evaluation.average_precision import average_precision
+from cfvid.evaluation.svm import IGNORED
 from cfvid.pipeline import run_stages
+from cfvid.stages.evaluations import Target
 from cfvid.stages.transfer import read_outcomes
 
 
@@ -154,3 +157,20 @@ def test_official_splits_are_averaged_in_the_report(tmp_path: Path) -> None:
     [gain] = [g for g in report["gains"] if (g["target"], g["metric"]) == ("both", "top1")]
     assert gain["num_samples"] == 27
     assert gain["chance"] == pytest.approx(100 / 3)
+
+
+def test_unsure_labels_are_neither_positive_nor_negative() -> None:
+    def sample(sample_id: str, labels: tuple[str, ...], unsure: tuple[str, ...]) -> Sample:
+        return Sample(sample_id, sample_id, "/root", labels, "train", None, None, unsure_labels=unsure)
+
+    rows = [
+        sample("a", ("cat", "dog"), ()),
+        sample("b", ("dog",), ("cat",)),
+        sample("c", ("cow",), ("a class of no one",)),
+    ]
+    manifest = from_samples(rows)
+    target = Target("t", manifest, manifest)
+    assert target.classes == ["cat", "cow", "dog"]
+    expected = {"a": [1, 0, 1], "b": [IGNORED, 0, 1], "c": [0, 1, 0]}
+    for ids in (["a", "b", "c"], ["c", "a"]):
+        assert target.memberships(ids, manifest).tolist() == [expected[i] for i in ids]
