@@ -1,7 +1,10 @@
-"""`cfvid data`: data sets in their official layouts as manifests; thin, as `cli`.
+"""`cfvid data`: manifests of data sets in their official layouts, and what is in the files; thin, as `cli`.
 
 cfvid data list
 cfvid data prepare hmdb51 --root /data/hmdb51 --out hmdb51.parquet --fold 2
+cfvid data check hmdb51.parquet --modality video --out hmdb51.check.parquet
+cfvid data stats hmdb51.check.parquet
+cfvid data leaks pool.check.parquet hmdb51.check.parquet
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cfvid.errors import ConfigError
 
 if TYPE_CHECKING:
     from cfvid.data.manifest import Manifest
@@ -42,19 +47,72 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
     prepare.add_argument("--fold", type=int, metavar="N", help="of sets with several official folds (default: 1)")
     prepare.add_argument("--classes", type=Path, metavar="FILE", help="imagenet9k: the classes to use, one wnid a line")
     prepare.add_argument("--media", type=Path, metavar="DIR", help="cifar10, cifar100: where to write the pictures")
-    prepare.add_argument(
+    _add_trusted_root(prepare)
+    _add_check_arguments(
+        actions.add_parser(
+            "check",
+            help="decode every sample once",
+            description="Says what cannot be read and why, durations, sizes, codecs and copies. The same command goes "
+            "on where it was stopped.",
+            allow_abbrev=False,
+        )
+    )
+    stats = actions.add_parser("stats", help="what a check found, in words", allow_abbrev=False)
+    stats.add_argument("check", type=Path, metavar="FILE", help="written by cfvid data check")
+    _add_leaks_arguments(
+        actions.add_parser(
+            "leaks",
+            help="near-duplicates between a pool and a target",
+            description="Samples of the second set that look like one of the first, by perceptual hashes.",
+            allow_abbrev=False,
+        )
+    )
+
+
+def _add_trusted_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--trusted-root",
         type=Path,
         metavar="DIR",
         action="append",
         default=[],
-        help="a folder that links may lead to besides the data set's own; can be repeated",
+        help="a folder that paths and links may lead to besides the source's own; can be repeated",
     )
+
+
+def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="class folders, a manifest, Kinetics' CSV, or embedded:NAME")
+    parser.add_argument("--modality", required=True, help="video, image or frame: whose media files to take")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file")
+    parser.add_argument("--media-root", metavar="DIR", help="where the paths in a manifest start")
+    parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: cores, at most 8)")
+    _add_trusted_root(parser)
+
+
+def _add_leaks_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pool", type=Path, metavar="POOL", help="its check, written by cfvid data check")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the target's check; may be the same file")
+    parser.add_argument(
+        "--splits",
+        nargs=2,
+        default=("train", "val"),
+        metavar=("POOL_SPLIT", "TARGET_SPLIT"),
+        help="which splits are compared (default: train val)",
+    )
+    parser.add_argument("--max-distance", type=int, metavar="BITS", help="of the 64 of a hash (default: 6)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv file of all pairs")
 
 
 def run_data(options: argparse.Namespace) -> int:
     """Do what `cfvid data` was asked for; returns the exit code."""
-    actions: dict[str, Callable[[argparse.Namespace], None]] = {"list": _list, "prepare": _prepare}
+    actions: dict[str, Callable[[argparse.Namespace], None]] = {
+        "list": _list,
+        "prepare": _prepare,
+        "check": _check,
+        "stats": _stats,
+        "leaks": _leaks,
+    }
     actions[options.action](options)
     return 0
 
@@ -129,3 +187,48 @@ def _tell_missing(not_found: Sequence[str], out: Path) -> None:
         return
     write_text(path, "".join(f"{name}\n" for name in not_found))
     print(f"{len(not_found):,} listed files are not there and left out; {path} names them.")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from cfvid.config import DataConfig, RuntimeConfig, SourceConfig
+    from cfvid.data.check import check, summary
+    from cfvid.data.readers import read_source
+    from cfvid.modalities import MODALITIES
+    from cfvid.stages.context import cache_folder
+
+    if options.modality not in MODALITIES:
+        raise ConfigError(f"--modality: {options.modality!r} is not one of {', '.join(MODALITIES)}")
+    modality = MODALITIES[options.modality]
+    source = SourceConfig(path=options.source, media_root=options.media_root, label_separator=options.label_separator)
+    data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in options.trusted_root])
+    manifest = read_source(source, data=data, suffixes=modality.suffixes, cache=cache_folder())
+    runtime = RuntimeConfig(num_workers=options.workers)
+    table = check(manifest, options.out, decoders=modality.decoders, runtime=runtime)
+    print("\n".join([f"{options.out}:", *summary(table)]), flush=True)
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from cfvid.data.check import read_check, summary
+
+    print("\n".join(summary(read_check(options.check))), flush=True)
+
+
+def _leaks(options: argparse.Namespace) -> None:
+    from cfvid.data.check import of_split, read_check
+    from cfvid.data.leaks import MAX_DISTANCE, find_leaks, num_without_hash, write_leaks
+
+    pool, target = (
+        of_split(read_check(path), split)
+        for path, split in zip((options.pool, options.target), options.splits, strict=True)
+    )
+    distance = MAX_DISTANCE if options.max_distance is None else options.max_distance
+    leaks = find_leaks(pool, target, max_distance=distance)
+    print(f"{len(leaks):,} of {target.num_rows:,} samples of the target look like one of {pool.num_rows:,} of the pool")
+    for leak in sorted(leaks, key=lambda leak: leak.distance)[:_NUM_NAMED]:
+        print(f"    {leak.other} looks like {leak.one}: {leak.distance} bits apart")
+    unknown = num_without_hash(pool) + num_without_hash(target)
+    if unknown:
+        print(f"{unknown:,} samples were not compared: they cannot be read, or are of one colour")
+    if options.out:
+        write_leaks(leaks, options.out)
+        print(f"{options.out}: all pairs", flush=True)

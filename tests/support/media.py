@@ -85,6 +85,7 @@ def write_video(
         rotation: clockwise degrees that a player is told to turn the picture by (mp4 and mov only).
         size: (width, height) of numbered frames.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     pictures = (
         [numbered_frame(n, width=width, height=height) for n in range(frames)] if isinstance(frames, int) else frames

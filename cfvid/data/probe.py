@@ -1,0 +1,106 @@
+"""What one media file is, found by decoding all of it, and hashes of how it looks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn
+
+from cfvid.artifacts import digest_file
+from cfvid.data.clip_sampling import seconds_of, segment
+from cfvid.data.loader import Request
+from cfvid.media.image import read_image
+from cfvid.media.video import VIDEO_DECODERS, TruncatedVideo, VideoReader, open_video
+
+_FRAMES_AT_ONCE = 32
+_MOMENTS = (1 / 6, 1 / 2, 5 / 6)
+"""Where in a video frames are hashed, as shares of its length."""
+_FLAT_BELOW = 2.0
+"""Pictures whose grey values deviate less are all alike, and have no hash."""
+
+
+def probe(request: Request, decoder: str) -> np.ndarray:
+    """Decode a whole file: its facts as JSON in uint8 bytes, as guarded processes hand over arrays.
+
+    The facts are width and height in pixels; of a video num_frames, num_claimed (by its container), duration_s,
+    frame_rate_hz and codec; num_bytes and sha256 of the file; `hashes`, see `perceptual_hash`: of a picture one, of a
+    video those of three frames.
+
+    Raises:
+        UnreadableSample: when nothing of it decodes.
+    """
+    path = Path(request.path)
+    of_media = _video(path, decoder, request) if decoder in VIDEO_DECODERS else _image(path)
+    facts = {**of_media, "num_bytes": path.stat().st_size, "sha256": digest_file(path)}
+    return np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+
+
+def _image(path: Path) -> dict[str, Any]:
+    picture = read_image(path)
+    with Image.open(path) as image:
+        codec = (image.format or "").lower()
+    height, width = picture.shape[:2]
+    return {"width": width, "height": height, "codec": codec, "hashes": [perceptual_hash(picture)]}
+
+
+def _video(path: Path, decoder: str, request: Request) -> dict[str, Any]:
+    with open_video(path, decoder=decoder) as reader:
+        shown = segment(reader.times_s, request.start_s, request.end_s)
+        num_frames, size = _decode_all(reader, shown)
+        shown = shown[:num_frames]
+        frames = reader.read([int(shown[int(share * num_frames)]) for share in _MOMENTS])
+        seconds = seconds_of(reader.times_s[shown])
+        return {
+            "width": size[1],
+            "height": size[0],
+            "num_frames": num_frames,
+            "num_claimed": len(segment(reader.times_s, request.start_s, request.end_s)),
+            "duration_s": seconds,
+            "frame_rate_hz": num_frames / seconds,
+            "codec": _codec(path),
+            "hashes": [perceptual_hash(frame) for frame in frames],
+        }
+
+
+def _decode_all(reader: VideoReader, shown: np.ndarray) -> tuple[int, tuple[int, int]]:
+    """How many of these frames decode, and the height and width of the first."""
+    size = reader.read([int(shown[0])]).shape[1:3]
+    done = 0
+    with contextlib.suppress(TruncatedVideo):
+        for start in range(0, len(shown), _FRAMES_AT_ONCE):
+            part = shown[start : start + _FRAMES_AT_ONCE]
+            try:
+                reader.read(part.tolist())
+            except TruncatedVideo as error:
+                done += int((part < error.num_decodable).sum())
+                raise
+            done += len(part)
+    return max(1, done), (int(size[0]), int(size[1]))
+
+
+def _codec(path: Path) -> str | None:
+    import av
+
+    with contextlib.suppress(Exception), av.open(str(path), metadata_errors="ignore") as container:
+        return str(container.streams.video[0].codec_context.name)
+    return None
+
+
+def perceptual_hash(picture_HWC: np.ndarray) -> int | None:
+    """A 64-bit hash that stays nearly the same when a picture is scaled or encoded again; None of a flat one.
+
+    The signs of its 64 lowest frequencies against their median (pHash: Zauner, 2010), by the cosine transform of the
+    grey picture at 32 x 32 pixels.
+    """
+    grey = Image.fromarray(picture_HWC).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    values = np.asarray(grey, dtype=np.float64)
+    if values.std() < _FLAT_BELOW:
+        return None
+    low = dctn(values, norm="ortho")[:8, :8].ravel()
+    bits = low > np.median(low[1:])  # the first is the mean brightness
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
