@@ -179,7 +179,7 @@ def _by_class(table: pa.Table) -> list[str]:
     for split in sorted(set(table["split"].to_pylist())):
         labels = table.filter(pc.equal(table["split"], split))["labels"].to_pylist()
         sizes = sorted(Counter(label for several in labels for label in several).values())
-        told = f"{len(sizes)} classes of {sizes[0]:,} to {sizes[-1]:,} samples" if sizes else "no labels"
+        told = f"{sizes[0]:,} to {sizes[-1]:,} of each class ({len(sizes):,})" if sizes else "no labels"
         lines.append(f"{split}: {len(labels):,} samples, {told}")
     return lines
 

@@ -121,8 +121,8 @@ def test_what_was_found_in_words(videos: Path, tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().out
     for line in (
         "5 samples, 1 of them cannot be read",
-        "train: 4 samples, 2 classes of 2 to 2 samples",
-        "val: 1 samples, 1 classes of 1 to 1 samples",
+        "train: 4 samples, 2 to 2 of each class (2)",
+        "val: 1 samples, 1 to 1 of each class (1)",
         "width: 96 to 96 px, the median 96",
         "codec: h264 (4)",
         "1 files have copies, e.g. train/wave/sound.mp4, val/wave/copy.mp4",
