@@ -58,9 +58,9 @@ def overall_predictions(results: Results, others: Sequence[Results]) -> dict[str
         for one in (results, *same):
             for target in dict.fromkeys(s["target"] for s in one["scores"] if s["protocol"] == protocol):
                 known = {network for place, network in counted if place == target}
-                rest = [c for c in one["clusters"] if c["network"] not in known]
+                rest = [c for c in one["clusters"] if c.get("network") not in known]
                 pairs += _ranked(list(_pairs({**one, "clusters": rest}, target, protocol)))
-                counted |= {(target, c["network"]) for c in rest if c["network"]}
+                counted |= {(target, c["network"]) for c in rest if c.get("network")}
         entries += [{"protocol": protocol, **entry} for entry in _entries(pairs)]
     return {"experiments": 1 + len(same), "entries": entries}
 

@@ -59,6 +59,11 @@ def test_a_network_that_several_experiments_share_counts_once() -> None:
     overall = overall_predictions(mine, [other, mine])
     assert overall is not None
     assert by_figure(overall["entries"])["effective_share"]["num_runs"] == 3
+    for clusters in other["clusters"]:
+        del clusters["network"]  # as earlier results have it
+    overall = overall_predictions(mine, [other])
+    assert overall is not None
+    assert by_figure(overall["entries"])["effective_share"]["num_runs"] == 5
 
 
 @pytest.mark.parametrize(
