@@ -234,6 +234,8 @@ class PretrainConfig(Section):
             idle = [name for name, is_set in of_labels.items() if is_set]
             if idle:
                 raise ValueError(f"{', '.join(idle)}: no effect with task: {self.task}, which uses no labels")
+        if self.input and self.weights is not None:
+            raise ValueError("input: no effect with weights, which are not trained")
         if self.noise == "tags" and self.extra_tags < 1:
             raise ValueError("noise: tags needs extra_tags of at least 1, or samples may be left without a tag")
         return self

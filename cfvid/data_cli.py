@@ -87,6 +87,13 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media-root", metavar="DIR", help="where the paths in a manifest start")
     parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: cores, at most 8)")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long one decoder may take for one whole file (default: 600)",
+    )
     _add_trusted_root(parser)
 
 
@@ -202,7 +209,7 @@ def _check(options: argparse.Namespace) -> None:
     source = SourceConfig(path=options.source, media_root=options.media_root, label_separator=options.label_separator)
     data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in options.trusted_root])
     manifest = read_source(source, data=data, suffixes=modality.suffixes, cache=cache_folder())
-    runtime = RuntimeConfig(num_workers=options.workers)
+    runtime = RuntimeConfig(num_workers=options.workers, decode_deadline_s=options.deadline)
     table = check(manifest, options.out, decoders=modality.decoders, runtime=runtime)
     print("\n".join([f"{options.out}:", *summary(table)]), flush=True)
 

@@ -156,6 +156,7 @@ def test_unknown_keys_name_the_nearest(text: str, told: str) -> None:
         ("pretrain: {input: {resize: 8}}", "pretrain.input: resize (8) must be at least crop_size (16)"),
         ("pretrain: {input: {min_scal: 0.5}}", "unknown key pretrain.input.min_scal"),
         ("pretrain: {input: {min_scale: small}}", "pretrain.input.min_scale: should be a valid number"),
+        ("pretrain: {weights: x.pth, input: {min_scale: 0.5}}", "input: no effect with weights"),
         ("pretrain: {input: 5}", "pretrain.input: should be a valid dictionary"),
         ("transfer: {folds: {all: [x, y]}}", "transfer.folds.all: data.targets has no 'x'"),
         ("transfer: {folds: {all: [x]}}", "transfer.folds.all: List should have at least 2 items"),

@@ -8,11 +8,13 @@
     width, height, num_frames, num_claimed, duration_s, frame_rate_hz, codec, num_bytes, sha256, hashes
                                        see `cfvid.data.probe`; null where there is none
 
-While it works, what is done is in FILE.partial.jsonl: the same command goes on from there.
+While it works, what is done is in FILE.partial.jsonl: the same command goes on from there. Samples that could not be
+read are tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter
@@ -26,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from tqdm import tqdm
 
-from cfvid.artifacts import atomic_file, write_text
+from cfvid.artifacts import atomic_file, digest_of, write_text
 from cfvid.config import RuntimeConfig
 from cfvid.data.loader import Request, open_pool
 from cfvid.data.manifest import Manifest, Sample
@@ -75,11 +77,12 @@ def check(manifest: Manifest, out: Path, *, decoders: Sequence[str], runtime: Ru
     if out.suffix.lower() != ".parquet":
         raise DataError(f"A check is written to a .parquet file, not {out.name!r}.")
     partial = out.with_suffix(".partial.jsonl")
-    done = _done_before(partial, manifest)
+    of_what = digest_of([manifest.digest, sorted(set(manifest.table["root"].to_pylist())), list(decoders)])
+    done = _done_before(partial, of_what)
     waiting = [sample for sample in manifest if sample.sample_id not in done]
     if done:
         logger.info("%d of %d samples were checked before", len(done), len(manifest))
-    write_text(partial, "".join(_line(row) for row in done.values()))  # without a line that was cut short
+    write_text(partial, "".join(map(_line, [{"of": of_what}, *done.values()])))  # without a line that was cut short
     with open(partial, "a", encoding="utf-8") as file:
         for row in tqdm(_rows(waiting, manifest, decoders, runtime), total=len(waiting), unit="sample", disable=None):
             file.write(_line(row))
@@ -96,19 +99,17 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _done_before(partial: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """The rows of a check that was cut short: those of samples that are still the same."""
-    rows = {}
-    if partial.is_file():
-        for line in partial.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # the last one, which was being written
-                continue
-            number = manifest.row_of.get(row["sample_id"])
-            if number is not None and manifest[number].path == row["path"]:
-                rows[row["sample_id"]] = row
-    return rows
+def _done_before(partial: Path, of_what: str) -> dict[str, dict[str, Any]]:
+    """The samples that a check of the same files, cut short, could read."""
+    lines = partial.read_text(encoding="utf-8", errors="replace").splitlines() if partial.is_file() else []
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # the last line, which was being written
+            rows.append(json.loads(line))
+    if rows and rows[0] != {"of": of_what}:
+        logger.info("%s is of other samples or files; the check starts afresh", partial)
+        return {}
+    return {row["sample_id"]: row for row in rows[1:] if row["decoder"] is not None}
 
 
 def _rows(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cfvid.artifacts import write_text
+from cfvid.errors import DataError
 
 _BITS = 64
 MAX_DISTANCE = 6
@@ -42,14 +43,17 @@ def find_leaks(one: pa.Table, other: pa.Table, *, max_distance: int = MAX_DISTAN
 
     Returns:
         Pairs, by the second id; of each second sample the nearest first one only.
+
+    Raises:
+        DataError: when one set is of pictures and the other of videos.
     """
     first_ids, first = _codes(one)
     second_ids, second = _codes(other)
     if not (len(first) and len(second)):
         return []
-    num_frames = max(first.shape[1], second.shape[1])
-    # A picture is compared with every frame of a video alike.
-    first, second = (np.repeat(codes, num_frames // codes.shape[1], axis=1) for codes in (first, second))
+    num_frames = first.shape[1]
+    if second.shape[1] != num_frames:
+        raise DataError("One check is of pictures, the other of videos.", fix="Compare sets of one kind.")
     index = faiss.IndexBinaryFlat(_BITS * num_frames)
     index.add(_bytes(first))
     limits, _, rows = index.range_search(_bytes(second), max_distance * num_frames + 1)

@@ -36,17 +36,13 @@ def mean_scores(scores: Sequence[Mapping[str, Any]], folds: Folds) -> list[dict[
 
 
 def joined_values(by_fold: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What the samples of all splits add to a score, weighted so that their mean is the mean of the splits' means.
+    """What each sample adds to the mean over the splits: the mean of these values is the mean of the splits' means.
+
+    A sample that is in the validation part of several splits is one sample: intervals must not take it for several.
 
     Args:
-        by_fold: each split's values by sample id. A sample may be in several splits.
-
-    Returns:
-        Values by SPLIT/SAMPLE_ID.
+        by_fold: each split's values by sample id.
     """
-    total = sum(len(values) for values in by_fold.values())
-    return {
-        f"{fold}/{sample_id}": value * total / (len(by_fold) * len(values))
-        for fold, values in by_fold.items()
-        for sample_id, value in values.items()
-    }
+    ids = dict.fromkeys(i for values in by_fold.values() for i in values)
+    shares = {fold: len(ids) / (len(by_fold) * len(values)) for fold, values in by_fold.items()}
+    return {i: sum(shares[fold] * values.get(i, 0.0) for fold, values in by_fold.items()) for i in ids}

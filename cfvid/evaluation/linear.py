@@ -33,9 +33,9 @@ class LinearProbe:
     def fit(self, features_NVD: np.ndarray, labels_N: np.ndarray, *, num_classes: int) -> LinearProbe:
         """Fit on the views of each sample as separate examples.
 
-        The penalty is chosen by top-1 on a fifth of the samples, all views of a sample on one side; where a sample
-        of the classes is too small for that, the middle penalty is used. `converged_` and `iterations_` speak of the
-        final fit.
+        The penalty is chosen by top-1 on a fifth of the samples, all views of a sample on one side; where these are too
+        few for that, or most of their classes are in no other sample, the middle penalty is used. `converged_` and
+        `iterations_` speak of the final fit.
         """
         num_views = features_NVD.shape[1]
         self.num_classes_ = num_classes
@@ -67,7 +67,7 @@ class LinearProbe:
             return middle
         splitter = GroupShuffleSplit(n_splits=1, test_size=0.2, random_state=self.seed % 2**32)
         fit, held_out = next(splitter.split(examples, labels, groups))
-        if len(np.unique(labels[fit])) < 2:
+        if len(np.unique(labels[fit])) < 2 or np.isin(labels[held_out], labels[fit]).mean() < 0.5:
             return middle
         scores = [
             self._regression(penalty, examples[fit], labels[fit]).score(examples[held_out], labels[held_out])

@@ -9,8 +9,8 @@ from sklearn.preprocessing import normalize
 
 from cfvid.config import NearestConfig
 
-_CHUNK_ROWS = 1024
-"""Rows compared at once: similarities to all training samples are held in memory."""
+_SIMILARITIES_AT_ONCE = 16_000_000
+"""Held in memory with their ranks, about 300 MB."""
 
 
 class NearestNeighbours:
@@ -63,9 +63,10 @@ def nearest_rows(queries_MD: np.ndarray, points_ND: np.ndarray, num: int) -> tup
         float64 (M, num) cosines; int64 (M, num) rows of `points_ND`.
     """
     cosines, rows = [], []
-    for start in range(0, len(queries_MD), _CHUNK_ROWS):
-        similar = queries_MD[start : start + _CHUNK_ROWS] @ points_ND.T
-        found = np.argpartition(-similar, num - 1, axis=1)[:, :num]
+    num_rows = max(1, _SIMILARITIES_AT_ONCE // max(1, len(points_ND)))
+    for start in range(0, len(queries_MD), num_rows):
+        similar = queries_MD[start : start + num_rows] @ points_ND.T
+        found = np.argpartition(similar, similar.shape[1] - num, axis=1)[:, -num:]
         near = np.take_along_axis(similar, found, axis=1).astype(np.float64)
         order = np.argsort(-near, axis=1, kind="stable")
         cosines.append(np.take_along_axis(near, order, axis=1))

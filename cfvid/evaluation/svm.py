@@ -13,6 +13,7 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from cfvid.config import SvmConfig
+from cfvid.errors import DataError
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.seeds import derive
 
@@ -34,7 +35,7 @@ class OneVsAllSvm:
         self.config, self.seed = config, seed
 
     def fit(self, features_ND: np.ndarray, labels_NC: np.ndarray) -> OneVsAllSvm:
-        """Fit; `costs_` has each class's cost, None for one without positives or without negatives.
+        """Fit; `costs_` has each class's cost, None for one without positives or without negatives; `converged_`.
 
         Args:
             features_ND: float, brought to unit length.
@@ -49,6 +50,8 @@ class OneVsAllSvm:
             cost = self._choose(x, y, seed=derive(self.seed, "folds", c)) if 0 < y.sum() < len(y) else None
             self.costs_.append(cost)
             self.models_.append(None if cost is None else self._machine(cost, x, y))
+        limit = self.config.max_iterations
+        self.converged_ = [model is None or bool(model.n_iter_ < limit) for model in self.models_]
         return self
 
     def decisions(self, features_ND: np.ndarray) -> np.ndarray:
@@ -80,8 +83,6 @@ class OneVsAllSvm:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             machine.fit(x, y)
-        if machine.n_iter_ >= limit:
-            logger.debug("SVM: not converged after %d iterations (transfer.svm.max_iterations), C = %g", limit, cost)
         return machine
 
 
@@ -91,12 +92,17 @@ def mean_average_precision(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> d
     Args:
         decisions_NC: of `OneVsAllSvm.decisions`.
         labels_NC: int8, 1, 0 or IGNORED.
+
+    Raises:
+        DataError: when there is no such class.
     """
     found = []
     for decisions, labels in zip(decisions_NC.T, labels_NC.T, strict=True):
         counts = labels != IGNORED
         if not np.isnan(decisions).any() and (labels == 1).any():
             found.append(average_precision(decisions[counts], labels[counts] == 1))
+    if not found:
+        raise DataError("No class has samples that it is right and wrong for.", fix="Check the labels of the target.")
     if len(found) < decisions_NC.shape[1]:
         logger.warning("mAP over %d of %d classes: the others lack positives", len(found), decisions_NC.shape[1])
     return {

@@ -34,6 +34,8 @@ def predictions(results: Results) -> list[dict[str, Any]]:
     entries = []
     for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"]):
         pairs = list(_pairs(results, target, protocol))
+        if not pairs:  # a protocol without top1, say
+            continue
         entries += [{"target": target, "protocol": protocol, **entry} for entry in _entries(pairs)]
     return entries
 

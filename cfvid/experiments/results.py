@@ -18,6 +18,7 @@ from cfvid.experiments.cells import Cell, Group
 from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.modalities import build_modality
+from cfvid.report.comparison import PROTOCOL_NAMES, metric_order
 from cfvid.seeds import stream
 from cfvid.stages.estimate import ESTIMATE_NAME
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
@@ -49,7 +50,8 @@ class Outcomes:
 
     def places(self) -> list[Place]:
         """Targets, protocols and metrics that anything was scored by, in a reading order."""
-        return sorted(self.values, key=lambda p: (p[0], p[1] != "linear", p[1], "@" in p[2], p[2]))
+        protocols = list(PROTOCOL_NAMES)
+        return sorted(self.values, key=lambda p: (p[0], protocols.index(p[1]), metric_order(p[2])))
 
     def points(self, place: Place, run: PointArm) -> dict[int, dict[str, float]]:
         """100 for every right answer and 0 for every wrong one, by seed and sample."""
@@ -106,6 +108,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
         "baseline": experiment.baseline,
         "contenders": experiment.contenders,
         "equal_compute": experiment.equal_compute,
+        "folds": cells[0].config.transfer.folds if cells else {},
         "seeds": sorted({group.seed for group in groups}),
         "missing": missing,
         "left_out": [name for name in experiment.arms if name not in arms],

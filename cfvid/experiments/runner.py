@@ -96,8 +96,8 @@ def _run(cell: Cell) -> str | None:
 
 
 def _note(group: Group, arm: str, ended_by: str | None, bar: tqdm, failures: list[Failure]) -> None:
+    bar.update()
     if ended_by is None:
-        bar.update()
         logger.info("%s, %s: done", group.name, arm)
     else:
         failures.append(_failed(f"{group.name}, {arm}", ended_by))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfvid.report.comparison import PROTOCOL_NAMES, taught_answers
+from cfvid.report.comparison import PROTOCOL_NAMES, primary, taught_answers
 from cfvid.report.text import signed
 
 
@@ -18,8 +18,8 @@ def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
     baseline = results["baseline"]
-    compared = [gain for gain in results["gains"] if (gain["arm"], gain["against"]) == (arm, baseline)]
-    compared = [gain for gain in compared if gain["metric"] == "top1"]
+    judged = primary(results["gains"], folds=results["folds"])
+    compared = [gain for gain in judged if (gain["arm"], gain["against"]) == (arm, baseline)]
     better = [gain for gain in compared if gain["is_clear"] and gain["mean"] > 0]
     worse = [gain for gain in compared if gain["is_clear"] and gain["mean"] < 0]
     answer = _answer(len(compared), len(better), len(worse))
@@ -35,7 +35,7 @@ def _verdict(results: Mapping[str, Any], arm: str) -> dict[str, Any]:
     }[answer]
     reasons = [_count(_name(arm), _name(baseline), compared, better, worse)]
     reasons += [_places(results, better, "better"), _places(results, worse, "worse")]
-    trends = [trend for trend in results["trends"] if (trend["metric"], trend["arm"]) == ("top1", arm)]
+    trends = [trend for trend in primary(results["trends"], folds=results["folds"]) if trend["arm"] == arm]
     reasons += [_trend(results, trend) for trend in trends]
     reasons += _others(results, arm)
     return {"contender": arm, "answer": answer, "words": words, "reasons": [reason for reason in reasons if reason]}
@@ -47,8 +47,8 @@ def _rivals_ahead(results: Mapping[str, Any], contender: str) -> list[str]:
     leads = {
         arm: sum(
             int(np.sign(-gain["mean"]))
-            for gain in results["gains"]
-            if (gain["arm"], gain["against"], gain["metric"]) == (contender, arm, "top1") and gain["is_clear"]
+            for gain in primary(results["gains"], folds=results["folds"])
+            if (gain["arm"], gain["against"]) == (contender, arm) and gain["is_clear"]
         )
         for arm in rivals
     }
@@ -113,8 +113,8 @@ def _others(results: Mapping[str, Any], contender: str) -> list[str]:
     for arm in results["arms"]:
         pairs = [
             gain
-            for gain in results["gains"]
-            if (gain["arm"], gain["against"], gain["metric"]) == (contender, arm, "top1")
+            for gain in primary(results["gains"], folds=results["folds"])
+            if (gain["arm"], gain["against"]) == (contender, arm)
         ]
         if pairs and arm not in (results["baseline"], "random", *results["contenders"]):
             ahead = sum(gain["is_clear"] and gain["mean"] > 0 for gain in pairs)

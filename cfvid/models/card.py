@@ -16,7 +16,6 @@ from cfvid.models.weights import NetworkConfig
 _PAPER = "[ClusterFit](https://arxiv.org/abs/1912.03330) (Yan et al., CVPR 2020)"
 _MOST_CLASSES = 20
 _LONGEST = 80
-_METRICS = ("top1", "top5")
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,11 @@ def _value(value: Any) -> str:
 def _scores(scores: Sequence[Mapping[str, Any]]) -> str:
     if not scores:
         return ""
-    lines = ["## Transfer, in percent", "", "| target | protocol | seed | top-1 | top-5 |", "|---|---|---|---|---|"]
+    lines = ["## Transfer, in percent", "", "| target | protocol | seed | metric | score |", "|---|---|---|---|---|"]
     for score in scores:
-        values = [f"{score[metric]:.1f}" if metric in score else "" for metric in _METRICS]
         cells = [escaped(str(score[key])) for key in ("target", "protocol", "seed")]
-        lines.append(f"| {' | '.join([*cells, *values])} |")
+        for metric in sorted(set(score) - {"target", "protocol", "seed"}):
+            lines.append(f"| {' | '.join([*cells, escaped(metric), f'{score[metric]:.1f}'])} |")
     return "\n".join(lines)
 
 

@@ -23,14 +23,25 @@ from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
-from cfvid.evaluation.folds import Folds, mean_scores
+from cfvid.evaluation.folds import Folds, joined_values, mean_scores
 from cfvid.features import KIND as FEATURES_KIND
-from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Hits, cautions_of, gains_of, headline, taught_answers
+from cfvid.report.comparison import (
+    PROTOCOL_NAMES,
+    Cell,
+    Hits,
+    cautions_of,
+    gains_of,
+    headline,
+    metric_order,
+    primary_metric,
+    taught_answers,
+)
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
 from cfvid.stages.transfer import KIND as TRANSFER_KIND
+from cfvid.stages.transfer import read_outcomes
 from cfvid.training.metrics import METRICS_NAME, read_metrics
 
 _KINDS = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "cluster": CLUSTER_KIND, "retrain": RETRAIN_KIND}
@@ -62,7 +73,7 @@ def collect(run: Run) -> dict[str, Any]:
         "cfvid": __version__,
         "modality": run.config.modality,
         "seed": run.config.seed,
-        "headline": headline(gains),
+        "headline": headline(gains, folds=run.config.transfer.folds),
         "cautions": [
             *cautions_of(gains, num_scored=num_scored, archs=archs),
             *taught_answers({name: t["classes"] for name, t in targets.items()}, _pretraining_classes(run, problems)),
@@ -207,7 +218,8 @@ def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[s
             num_scored[target] = max(num_scored.get(target, 0), int(facts["num_scored"]))
             shared = {key: value for key, value in record.inputs.items() if key not in ("network", "seed")}
             settings.setdefault((target, protocol), set()).add(digest_of(shared))
-            hits[target, protocol, network, seed] = _hits(path.parent / "predictions.parquet")
+            outcomes = read_outcomes(path.parent)
+            hits[target, protocol, network, seed] = outcomes[primary_metric(outcomes)] if outcomes else {}
     for (target, protocol), kinds in settings.items():
         if len(kinds) > 1:
             problems.append(f"{target}, {protocol}: the networks were scored with different settings or samples.")
@@ -226,9 +238,7 @@ def _add_means_over_folds(
         for _, protocol, network, seed in [cell for cell in hits if cell[0] == folds[name][0]]:
             of_folds = {fold: hits.get((fold, protocol, network, seed)) for fold in folds[name]}
             if all(of_folds.values()):
-                hits[name, protocol, network, seed] = {
-                    f"{fold}/{i}": right for fold, rights in of_folds.items() for i, right in (rights or {}).items()
-                }
+                hits[name, protocol, network, seed] = joined_values({f: rights or {} for f, rights in of_folds.items()})
 
 
 def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -239,21 +249,10 @@ def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:
         score["target"],
         protocols.index(protocol) if protocol in protocols else len(protocols),
         protocol,
-        "_" in metric,
-        "top" not in metric,
-        metric,
+        metric_order(metric),
         networks.index(network) if network in networks else len(networks),
         score["seed"],
     )
-
-
-def _hits(path: Path) -> Hits:
-    """Who was named rightly; nobody by a protocol that names no single class."""
-    if "predicted" not in pyarrow.parquet.read_schema(path).names:
-        return {}
-    table = pyarrow.parquet.read_table(path, columns=["sample_id", "label", "predicted"])
-    rows = zip(*(table[name].to_pylist() for name in ("sample_id", "label", "predicted")), strict=True)
-    return {sample_id: label == predicted for sample_id, label, predicted in rows}
 
 
 def _target(run: Run, name: str, problems: list[str]) -> dict[str, Any]:

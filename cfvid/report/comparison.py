@@ -8,12 +8,14 @@ they repeat the transfer, not the pretraining, the clustering and the retraining
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
+from cfvid.evaluation.folds import Folds
 from cfvid.report.text import counted, shortened, signed
 from cfvid.seeds import stream
 
@@ -35,8 +37,8 @@ _LEVEL = 0.95
 _SHARED_CLASSES = 0.5
 """A target is warned about when this share of its classes are pre-training labels."""
 
-Hits = Mapping[str, bool]
-"""Whether each scored sample was named rightly, by sample id."""
+Hits = Mapping[str, float]
+"""What each scored sample adds to the primary metric, by sample id: 1 where it was named rightly, say, else 0."""
 Cell = tuple[str, str, str, int]
 """target, protocol, network, seed"""
 
@@ -54,10 +56,10 @@ def gains_of(
     Returns:
         Entries with each network's mean, standard deviation (None for one seed) and number of seeds; `gain`, the mean
         over the seeds that both have of n_cf - n_pre, its `std` and `num_seeds`; `chance`, what guessing scores; and
-        for top1 what `uncertainty_of` gives.
+        for a protocol's primary metric what `uncertainty_of` gives. Deviations over draws are no scores to be compared.
     """
     values: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
-    for score in scores:
+    for score in (score for score in scores if "_std" not in score["metric"]):
         key = (score["target"], score["protocol"], score["metric"])
         values.setdefault(key, {}).setdefault(score["network"], {})[score["seed"]] = score["value"]
     entries = []
@@ -72,7 +74,7 @@ def gains_of(
             network: _figures([seeds_of[seed] for seed in sorted(seeds_of)]) | {"seeds": sorted(seeds_of)}
             for network, seeds_of in sorted(by_network.items(), key=lambda item: _place(item[0]))
         }
-        if metric == PRIMARY_METRIC:
+        if metric == primary_metric(m for t, p, m in values if (t, p) == (target, protocol)):
             pairs = [(hits.get((target, protocol, "n_pre", s)), hits.get((target, protocol, "n_cf", s))) for s in seeds]
             entry |= uncertainty_of([(b, a) for b, a in pairs if b is not None and a is not None])
         entries.append(entry)
@@ -142,28 +144,44 @@ def is_clear(entry: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------------------------------------------- in words
 
 
-def headline(gains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def headline(gains: Sequence[Mapping[str, Any]], *, folds: Folds | None = None) -> dict[str, Any]:
     """`answer`, one sentence; `details`, one for each comparison by the primary metric."""
-    compared = [entry for entry in primary(gains) if entry["gain"] is not None]
+    compared = [entry for entry in primary(gains, folds=folds) if entry["gain"] is not None]
     if not compared:
         return {"answer": _no_answer(gains), "details": []}
-    return {"answer": _answer(compared), "details": [_detail(entry) for entry in compared]}
+    # A mean average precision has no interval: it is shown, and no answer rests on it.
+    judged = [entry for entry in compared if "interval_95" in entry]
+    answer = _answer(judged) if judged else _without_intervals(compared)
+    return {"answer": answer, "details": [_detail(entry) for entry in compared]}
 
 
-def primary(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each target and protocol the entry by top1, or by its first metric where it has no top1."""
-    chosen: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for entry in gains:
-        key = (entry["target"], entry["protocol"])
-        if key not in chosen or entry["metric"] == PRIMARY_METRIC:
-            chosen[key] = entry
-    return list(chosen.values())
+def primary(entries: Iterable[Mapping[str, Any]], *, folds: Folds | None = None) -> list[Mapping[str, Any]]:
+    """The entries by the metric that stands for their target and protocol.
+
+    Args:
+        entries: with `target`, `protocol` and `metric`.
+        folds: official splits of data sets: where their mean is there, it stands for them.
+    """
+    found = list(entries)
+    metrics: dict[tuple[str, str], list[str]] = {}
+    for entry in found:
+        metrics.setdefault((entry["target"], entry["protocol"]), []).append(entry["metric"])
+    averaged = {fold for name, parts in (folds or {}).items() if name in {t for t, _ in metrics} for fold in parts}
+    chosen = {place: primary_metric(names) for place, names in metrics.items() if place[0] not in averaged}
+    return [e for e in found if chosen.get((e["target"], e["protocol"])) == e["metric"]]
 
 
 def primary_metric(metrics: Iterable[str]) -> str:
     """Of a protocol's metrics the one that stands for it: top1, or the first where it has no top1."""
-    names = list(metrics)
+    names = sorted((name for name in metrics if "_std" not in name), key=metric_order)
     return PRIMARY_METRIC if PRIMARY_METRIC in names else names[0]
+
+
+def metric_order(metric: str) -> tuple[Any, ...]:
+    """A key to sort metrics by: of the output before those of layers, of samples before those of views, 5 before 10."""
+    name, _, layer = metric.partition("@")
+    parts = [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return layer != "", "_top" in name, parts, layer
 
 
 def _no_answer(gains: Sequence[Mapping[str, Any]]) -> str:
@@ -197,6 +215,13 @@ def _answer(compared: Sequence[Mapping[str, Any]]) -> str:
     if all(entry["gain"] < 0 for entry in compared):
         return "N_cf is behind N_pre, but by no more than chance could explain."
     return "No clear difference between N_cf and N_pre."
+
+
+def _without_intervals(compared: Sequence[Mapping[str, Any]]) -> str:
+    ahead = sum(entry["gain"] > 0 for entry in compared)
+    return (
+        f"N_cf is ahead of N_pre in {ahead} of {counted(len(compared), 'comparison')}; how surely is not known."
+    )
 
 
 def _detail(entry: Mapping[str, Any]) -> str:

@@ -173,8 +173,13 @@ class Run:
             return manifest.digest
         return digest_of([manifest.digest, sorted(set(manifest.table["root"].to_pylist()))])
 
-    def labelled(self, name: str, split: str) -> Manifest:
+    def labelled(self, name: str, split: str, *, or_unsure: bool = False) -> Manifest:
         """The labelled samples of one split.
+
+        Args:
+            name: as of `manifest`.
+            split: `train` or `val`.
+            or_unsure: whether samples are kept whose labels are all unsure.
 
         Raises:
             DataError: when there are none; samples without a label are left out, and counted in the log.
@@ -186,9 +191,10 @@ class Run:
                 f"{name}: the split {split!r} has no labelled samples.",
                 fix="Check the source, its splits (train_split, val_split) and its labels.",
             )
-        if len(labels) < len(manifest):
-            logger.info("%s: %d samples of %s have no label", name, len(manifest) - len(labels), split)
-        return manifest.select(list(labels))
+        kept = [s.sample_id for s in manifest if s.labels or (or_unsure and s.unsure_labels)]
+        if len(kept) < len(manifest):
+            logger.info("%s: %d samples of %s have no label", name, len(manifest) - len(kept), split)
+        return manifest.select(kept)
 
     @contextlib.contextmanager
     def loader(self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None) -> Iterator[SampleLoader]:

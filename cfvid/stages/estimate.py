@@ -105,6 +105,9 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
     }
     for name in run.config.data.targets:
         target = read_target(run, name)
+        if target.has_several_labels:
+            figures["probes"][name] = {"raw": None, "smoothed": None}  # a probe of one label would say nothing
+            continue
         labels_N, points_NP = _points(run, folder, target, projection)
         smoothed_NP = centroids_KP[engine.assign(points_NP, centroids_KP)[0]]
         figures["probes"][name] = {

@@ -54,8 +54,13 @@ class Target:
         """Class names by index: the training split's."""
         return self.train.classes
 
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a sample may have several labels, or unsure ones."""
+        return any(len(sample.labels) != 1 for split in (self.train, self.val) for sample in split)
+
     def labels(self, ids: list[str], split: Manifest) -> np.ndarray:
-        """Class indices, int64 (N,), in the order of `ids`."""
+        """Class indices, int64 (N,), in the order of `ids`: of samples of one label each."""
         index = {name: i for i, name in enumerate(self.classes)}
         return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
 
@@ -111,14 +116,15 @@ def read_target(run: Run, name: str) -> Target:
         DataError: when it has no labels, one class, or unseen classes in val; or several labels per sample, and a
             protocol asks for one.
     """
-    target = Target(name, run.labelled(name, "train"), run.labelled(name, "val"))
+    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in MULTI_LABEL]
+    # What shows nothing but unsure labels is still no example of all others.
+    target = Target(name, *(run.labelled(name, split, or_unsure=not unfit) for split in ("train", "val")))
     labels = {**target.train.labels_by_id, **target.val.labels_by_id}
     several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
-    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in MULTI_LABEL]
     if several and unfit:
         raise DataError(
             f"{name}: {', '.join(unfit)} needs one label per sample; {several[0]} has several.",
-            fix=f"Set transfer.protocols to {', '.join(MULTI_LABEL)} alone.",
+            fix=f"Set transfer.protocols to {', '.join(MULTI_LABEL)} alone, or keep the samples with one label.",
         )
     if len(target.classes) < 2:
         raise DataError(f"{name}: a target needs at least two classes, its training split has one.")

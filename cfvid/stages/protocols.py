@@ -149,6 +149,9 @@ def _svm(run: Run, evaluation: Evaluation) -> Outcome:
         found = mean_average_precision(decisions_NC, val_NC)
         scores |= {_at(name, layer): value for name, value in found.items()}
         facts[_at("costs", layer)] = dict(zip(target.classes, machines.costs_, strict=True))
+        facts[_at("not_converged", layer)] = [
+            name for name, converged in zip(target.classes, machines.converged_, strict=True) if not converged
+        ]
         columns[_at("decisions", layer)] = list(decisions_NC)
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
 
@@ -160,20 +163,23 @@ def _low_shot(run: Run, evaluation: Evaluation) -> Outcome:
     train_labels, val_labels = target.labels(train.ids, target.train), target.labels(val.ids, target.val)
     seed = derive(evaluation.seed, "low-shot", target.name)
     scores: dict[str, float] = {}
+    facts: dict[str, Any] = {}
     columns: dict[str, Any] = {"sample_id": val.ids, "label": [target.classes[i] for i in val_labels]}
     for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
         for num in config.per_class:
-            rights = []
+            rights, penalties = [], []
             for draw in range(config.num_draws):
                 rows = few_of_each(train.ids, train_labels, num, seed=derive(seed, draw))
                 probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, draw))
                 probe.fit(train_NVD[rows], train_labels[rows], num_classes=len(target.classes))
                 said = sample_probabilities(probe.logits(val_NVD)).argmax(axis=1)
                 rights.append(100 * float(np.mean(said == val_labels)))
+                penalties.append(probe.penalty_)
                 columns[_at(f"predicted_{num}shot_draw{draw}", layer)] = [target.classes[i] for i in said]
             scores[_at(f"top1_{num}shot", layer)] = float(np.mean(rights))
             scores[_at(f"top1_{num}shot_std", layer)] = float(np.std(rights, ddof=1))
-    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {})
+            facts[_at(f"penalties_{num}shot", layer)] = penalties
+    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), facts)
 
 
 def _retrieval(run: Run, evaluation: Evaluation) -> Outcome:

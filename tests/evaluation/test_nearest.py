@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cfvid.config import NearestConfig
+from cfvid.evaluation import nearest
 from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities
 
@@ -48,7 +49,8 @@ def test_training_views_are_one_sample_and_scored_views_are_averaged() -> None:
     np.testing.assert_allclose(sample_probabilities(logits), [[1 / 3, 2 / 3]], atol=1e-6)
 
 
-def test_many_queries_are_taken_in_parts() -> None:
+def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "_SIMILARITIES_AT_ONCE", 30 * 100)
     rng = np.random.default_rng(1)
     train, labels, queries = rng.normal(size=(30, 4)), rng.integers(2, size=30), rng.normal(size=(2500, 1, 4))
     found = NearestNeighbours(NearestConfig(num_neighbours=5)).fit(train[:, None], labels, num_classes=2)

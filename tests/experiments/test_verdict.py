@@ -9,8 +9,18 @@ import pytest
 from cfvid.experiments.verdict import cautions, verdicts
 
 
-def gain(mean: float, *, half: float = 1.0, point: str = "0", arm: str = "clusterfit", against: str = "n_pre") -> dict:
-    entry = {"target": "t", "protocol": "linear", "metric": "top1", "point": point, "arm": arm, "against": against}
+def gain(
+    mean: float, *, half: float = 1.0, point: str = "0", arm: str = "clusterfit", against: str = "n_pre", **where: str
+) -> dict:
+    entry = {
+        "target": "t",
+        "protocol": "linear",
+        "metric": "top1",
+        "point": point,
+        "arm": arm,
+        "against": against,
+        **where,
+    }
     return entry | {"mean": mean, "low": mean - half, "high": mean + half, "is_clear": abs(mean) > half}
 
 
@@ -18,7 +28,12 @@ def results(gains: list[dict], **more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"axis": "p", "baseline": "n_pre", "contenders": ["clusterfit"], "gains": gains}
     values |= {"arms": ["n_pre", "n_pre_2x", "clusterfit", "random"], "trends": [], "seeds": [0, 1, 2], "missing": []}
     values |= {"equal_compute": [["n_pre_2x", "clusterfit"]]}
-    values |= {"left_out": [], "scores": [], "table": [{"target": "t", "protocol": "linear", "num_seeds": 3}]}
+    values |= {
+        "folds": {},
+        "left_out": [],
+        "scores": [],
+        "table": [{"target": "t", "protocol": "linear", "num_seeds": 3}],
+    }
     return values | {"compute": {"unequal": []}} | more
 
 
@@ -93,3 +108,19 @@ def test_scores_without_intervals_are_told() -> None:
     scored = [{"target": "voc07", "protocol": "svm", "metric": "map", "value": 40.0}]
     [told] = cautions(results([], table=[], scores=scored), classes={})
     assert told.startswith("voc07: mean average precision")
+
+
+def test_every_protocol_counts_once_by_its_primary_metric() -> None:
+    recall = [gain(30.0, protocol="retrieval", metric=f"recall{k}") for k in (1, 5, 10)]
+    [found] = verdicts(results(recall))
+    assert found["answer"] == "use"
+    assert found["reasons"][0].startswith("Of 1 comparisons with N_pre, N_cf is clearly better in 1")
+
+
+def test_official_splits_count_by_their_mean() -> None:
+    folds = {"hmdb51": ["h1", "h2", "h3"]}
+    clear = [gain(5.0, target=target) for target in ("h1", "h2", "h3", "hmdb51")]
+    others = [gain(0.3, target=target) for target in ("a", "b", "c")]
+    [found] = verdicts(results([*clear, *others], folds=folds))
+    assert found["reasons"][0].startswith("Of 4 comparisons with N_pre, N_cf is clearly better in 1")
+    assert found["answer"] == "open"

@@ -12,7 +12,7 @@ from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
 from cfvid.data.manifest import Sample, from_samples
-from cfvid.errors import DataError
+from cfvid.errors import DataError, InputsChanged
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.evaluation.svm import IGNORED
 from cfvid.pipeline import run_stages
@@ -21,8 +21,12 @@ from cfvid.stages.transfer import read_outcomes
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pictures = write_pictures(tmp_path_factory.mktemp("pictures"))
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = tiny_config(
         pictures,
@@ -93,9 +97,11 @@ def test_scores_are_means_over_samples(run: Path, protocol: str) -> None:
         assert scores[metric] == pytest.approx(100 * np.mean(list(by_sample.values())))
 
 
-def test_other_layers_are_another_evaluation(run: Path, tmp_path: Path) -> None:
-    record = Record.read(run / "transfer" / "target" / "n_pre" / "knn-seed0", kind="transfer-scores")
-    assert record.inputs["protocol"] == {"num_neighbours": 5, "temperature": 0.07, "layers": ["layer2"]}
+def test_other_layers_are_another_evaluation(pictures: Path, tmp_path: Path) -> None:
+    options = {"pretrain__training__epochs": 1, "transfer__networks": ["n_pre"], "transfer__protocols": ["knn"]}
+    run_stages(tiny_config(pictures, **options), tmp_path, stages=["pretrain", "transfer"])
+    with pytest.raises(InputsChanged, match="layers"):
+        run_stages(tiny_config(pictures, **options, transfer__linear__layers=["layer2"]), tmp_path, stages=["transfer"])
 
 
 def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
@@ -131,11 +137,6 @@ def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
     assert "linear SVMs" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
-def test_they_are_in_the_report(run: Path) -> None:
-    page = (run / "report" / "report.html").read_text()
-    assert "nearest neighbours" in page
-
-
 def test_official_splits_are_averaged_in_the_report(tmp_path: Path) -> None:
     targets = {
         f"split{seed}": str(write_pictures(tmp_path / f"split{seed}", val=4 + seed, seed=seed)) for seed in (0, 1)
@@ -155,8 +156,47 @@ def test_official_splits_are_averaged_in_the_report(tmp_path: Path) -> None:
         assert found["both"] == pytest.approx((found["split0"] + found["split1"]) / 2)
     assert report["targets"]["both"]["num_scored"] == 3 * 4 + 3 * 5
     [gain] = [g for g in report["gains"] if (g["target"], g["metric"]) == ("both", "top1")]
-    assert gain["num_samples"] == 27
+    assert gain["num_samples"] == 15  # the smaller split's are in the larger one, too
+    assert len(report["headline"]["details"]) == 1
     assert gain["chance"] == pytest.approx(100 / 3)
+
+
+def test_every_protocol_has_an_interval_in_the_report(pictures: Path, tmp_path: Path) -> None:
+    short = {"pretrain__training__epochs": 1, "retrain__training__epochs": 1}
+    config = tiny_config(
+        pictures,
+        **short,
+        transfer__networks=["n_pre", "n_cf"],
+        transfer__protocols=["linear", "knn", "low_shot", "retrieval"],
+        transfer__low_shot={"per_class": [2, 10], "num_draws": 2},
+    )
+    run_stages(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    judged = {(g["protocol"], g["metric"]) for g in report["gains"] if g.get("interval_95")}
+    assert judged == {("linear", "top1"), ("knn", "top1"), ("low_shot", "top1_2shot"), ("retrieval", "recall1")}
+    assert not any("_std" in g["metric"] for g in report["gains"])
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert all(name in page for name in ("nearest neighbours", "low-shot linear probe", "retrieval"))
+
+
+def test_samples_with_unsure_labels_alone_are_examples_of_the_others(pictures: Path, tmp_path: Path) -> None:
+    rows = ["sample_id,path,label,split,unsure_labels"]
+    for path in sorted(pictures.rglob("*.png")):
+        name = path.relative_to(pictures).as_posix()
+        split, label, file = name.split("/")
+        sure, unsure = ("", label) if file == "000.png" else (label, "")
+        rows.append(f"{name},{name},{sure},{split},{unsure}")
+    (tmp_path / "unsure.csv").write_text("\n".join(rows) + "\n")
+    config = tiny_config(
+        pictures,
+        data__targets={"t": [{"path": str(tmp_path / "unsure.csv"), "media_root": str(pictures)}]},
+        pretrain__training__epochs=1,
+        transfer__networks=["n_pre"],
+        transfer__protocols=["svm"],
+    )
+    run_stages(config, tmp_path / "run", stages=["pretrain", "transfer"])
+    facts = Record.read(tmp_path / "run" / "transfer" / "t" / "n_pre" / "svm-seed0", kind="transfer-scores").facts
+    assert (facts["num_scored"], facts["num_absent"]) == (12, 0)
 
 
 def test_unsure_labels_are_neither_positive_nor_negative() -> None:

@@ -47,7 +47,9 @@ def write_run(
     run = Run(config, folder)
     if "pretrain" in stages:
         facts = {"held_out_accuracy": 0.75, "num_held_out": 12}
-        _trained(run, "pretrain", kind="pretrain", inputs=config.plain("modality", "seed", "pretrain"), facts=facts)
+        inputs = config.plain("modality", "seed", "pretrain")
+        inputs["pretrain"].pop("input")
+        _trained(run, "pretrain", kind="pretrain", inputs=inputs, facts=facts)
     if "extract" in stages:
         network = _digest(folder / "pretrain" / "network", "network")
         _store(folder / "extract", {"network": network}, skips=skips, fallbacks=fallbacks or {})

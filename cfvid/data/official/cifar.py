@@ -102,6 +102,12 @@ def _write_pictures(tree: Tree, version: _Version, media: Path) -> None:
         raise DataError(f"{version.names} names classes that cannot be folders.")
     for split, files in version.files.items():
         if (media / split).is_dir():  # written as a whole, or not at all
+            there = {path.name for path in (media / split).iterdir()}
+            if there != set(names):
+                raise DataError(
+                    f"{media / split} holds other classes than {version.names} names.",
+                    fix="Name a new folder by --media.",
+                )
             continue
         paths = [tree.needed(name) for name in files]
         with atomic_folder(media / split) as folder:
