@@ -49,6 +49,7 @@ def render(results: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
         r=results,
         tables=[_place(results, place, figures) for place in _places(results)],
         papers=[_paper(table) for table in results["paper"]],
+        learnt=_learnt(results),
         compute=_compute(results),
         clusters=_clusters(results),
         predictions=_predictions(results["predictions"]),
@@ -157,6 +158,26 @@ def _compute(results: Mapping[str, Any]) -> str:
         rows.append([arm, *cells])
     axis = f"{results['axis']} = " if results["axis"] else ""
     return _table(["arm", *(f"{axis}{point}" or "operations" for point in results["points"])], rows)
+
+
+def _learnt(results: Mapping[str, Any]) -> str:
+    """What each arm's N_pre knows, mean over seeds, and chance; arms that share an N_pre have the same figures."""
+    if not results["learnt"]:
+        return ""
+    rows = []
+    for arm in dict.fromkeys(entry["arm"] for entry in results["learnt"]):
+        cells = []
+        for point in results["points"]:
+            found = [e for e in results["learnt"] if (e["arm"], e["point"]) == (arm, point)]
+            right, chance = (_percent([e[key] for e in found]) for key in ("held_out_accuracy", "chance"))
+            cells.append(f"{right} ({chance})" if found else _NOTHING)
+        rows.append([arm, *cells])
+    axis = f"{results['axis']} = " if results["axis"] else ""
+    return _table(["arm", *(f"{axis}{point}" or "right" for point in results["points"])], rows)
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.1f}" if shares else _NOTHING
 
 
 def _clusters(results: Mapping[str, Any]) -> str:

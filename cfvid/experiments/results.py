@@ -117,6 +117,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
         "gains": _gains(outcomes, points, arms, experiment),
         "trends": _trends(outcomes, points, experiment) if axis and axis.ordered else [],
         "compute": compute_of(cells, experiment),
+        "learnt": [entry for cell in cells if (entry := _learnt(cell)) is not None],
         "clusters": figures,
         "settings": cells[0].config.plain() if cells else {},
         "paper": [table.model_dump(mode="json") for table in experiment.paper],
@@ -272,6 +273,17 @@ def _flops_of(cell: Cell, stage: str) -> float | None:
     if stage == "extract":
         return float(facts["views_seen"] * view_flops(cell.config.pretrain.arch, build_modality(cell.config)))
     return float(facts.get("train_flops", 0.0))  # 0 for weights that were brought along
+
+
+def _learnt(cell: Cell) -> dict[str, Any] | None:
+    """How often a cell's N_pre is right about held-out samples of its own task; None where it has none."""
+    if "pretrain" not in cell.stages or not is_complete(cell.folder / "pretrain"):
+        return None
+    facts = Record.read(cell.folder / "pretrain", kind=PRETRAIN_KIND).facts
+    if facts.get("held_out_accuracy") is None:
+        return None
+    right, chance = facts["held_out_accuracy"], facts["chance"]
+    return {"point": cell.point, "seed": cell.seed, "arm": cell.arm, "held_out_accuracy": right, "chance": chance}
 
 
 def _figures(cell: Cell) -> dict[str, Any]:

@@ -219,9 +219,7 @@ def _answer(compared: Sequence[Mapping[str, Any]]) -> str:
 
 def _without_intervals(compared: Sequence[Mapping[str, Any]]) -> str:
     ahead = sum(entry["gain"] > 0 for entry in compared)
-    return (
-        f"N_cf is ahead of N_pre in {ahead} of {counted(len(compared), 'comparison')}; how surely is not known."
-    )
+    return f"N_cf is ahead of N_pre in {ahead} of {counted(len(compared), 'comparison')}; how surely is not known."
 
 
 def _detail(entry: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ import pytest
 import threadpoolctl
 from support.tiny import tiny_values, write_pictures
 
+from cfvid.artifacts import Record
 from cfvid.config import RunConfig
 from cfvid.errors import CfvidError
 from cfvid.experiments import runner
@@ -134,6 +135,18 @@ def test_protocols_of_frozen_features_have_intervals_too(pictures: Path, tmp_pat
     assert "## target, nearest neighbours, top-1 %" in page
     assert "## target, retrieval, %" in page
     assert "target, retrieval: R@1, %" in page  # the figure
+
+
+def test_what_n_pre_has_learnt_is_told(pictures: Path, tmp_path: Path) -> None:
+    spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}})
+    results = run_experiment(spec, tmp_path, size="smoke")
+    assert {(e["point"], e["arm"]) for e in results["learnt"]} == set(
+        itertools.product(["0.0", "0.5"], ["n_pre", "clusterfit"])
+    )
+    for entry in results["learnt"]:
+        folder = tmp_path / "runs" / entry["point"] / "seed0" / entry["arm"] / "pretrain"
+        assert entry["held_out_accuracy"] == Record.read(folder, kind="pretrain").facts["held_out_accuracy"]
+    assert "## What N_pre has learnt" in (tmp_path / "report.md").read_text()
 
 
 def test_official_splits_are_averaged(pictures: Path, tmp_path: Path) -> None:
