@@ -237,7 +237,8 @@ def test_the_card_tells_what_there_is() -> None:
         "24 clusters",
         "| training samples | 1,234 |",
         "512 dimensions",
-        "| shapes | linear | 0 | 51.2 | 80.0 |",
+        "| shapes | linear | 0 | top1 | 51.2 |",
+        "| shapes | linear | 0 | top5 | 80.0 |",
     ):
         assert text in card
     assert "resnet18(num_classes=24)" in card
