@@ -89,6 +89,7 @@ def test_a_sweep_shares_its_stages_and_a_rerun_trains_nothing(
     assert len(list((tmp_path / "stages" / "extract").iterdir())) == 2
     assert len(list((tmp_path / "stages" / "retrain").iterdir())) == 6
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="cfvid"):
         again = run_experiment(sweep, tmp_path, size="smoke")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")} == before
