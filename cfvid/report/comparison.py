@@ -25,7 +25,7 @@ PROTOCOL_NAMES = {
     "linear": "linear probe",
     "knn": "nearest neighbours",
     "svm": "linear SVMs",
-    "low_shot": "low-shot linear probe",
+    "low_shot": "low-shot probe",
     "retrieval": "retrieval",
     "finetune": "full fine-tuning",
 }

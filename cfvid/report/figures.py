@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,9 +118,10 @@ def _scores_of(target: str, entries: Sequence[Mapping[str, Any]]) -> Drawing:
                 if figures is not None:
                     _bar(axes, x + (place - (len(networks) - 1) / 2) * width, width, figures, name)
         _chance_lines(axes, entries)
-        metric = _metric_name(entries[0]["metric"])
+        metrics = {entry["metric"] for entry in entries}
+        metric = _metric_name(entries[0]["metric"]) if len(metrics) == 1 else "by protocol"
         axes.set_title(f"{_label(target)}, {metric}, %")
-        axes.set_xticks(range(len(entries)), [_protocol(entry) for entry in entries])
+        axes.set_xticks(range(len(entries)), [textwrap.fill(_protocol(entry), 11) for entry in entries])
         axes.tick_params(axis="x", labelsize=10, labelcolor=INK)
         axes.grid(visible=False, axis="x")
         axes.set_ylim(0, min(109.0, 1.22 * max(_tops(entries))))
