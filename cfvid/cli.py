@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cfvid import __version__
-from cfvid.data_cli import add_data_arguments, describe_manifest, run_data
+from cfvid.data_cli import add_data_arguments, add_trusted_root, describe_manifest, run_data
 from cfvid.errors import CfvidError, ConfigError
 
 STAGE_HELP = {
@@ -135,14 +135,7 @@ def _add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file")
     parser.add_argument("--media-root", type=Path, metavar="DIR", help="where the paths in a CSV start")
     parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
-    parser.add_argument(
-        "--trusted-root",
-        type=Path,
-        metavar="DIR",
-        action="append",
-        default=[],
-        help="a folder that paths and links may lead to besides the source's own; can be repeated",
-    )
+    add_trusted_root(parser)
 
 
 def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
     prepare.add_argument("--fold", type=int, metavar="N", help="of sets with several official folds (default: 1)")
     prepare.add_argument("--classes", type=Path, metavar="FILE", help="imagenet9k: the classes to use, one wnid a line")
     prepare.add_argument("--media", type=Path, metavar="DIR", help="cifar10, cifar100: where to write the pictures")
-    _add_trusted_root(prepare)
+    add_trusted_root(prepare)
     _add_check_arguments(
         actions.add_parser(
             "check",
@@ -69,7 +69,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
     )
 
 
-def _add_trusted_root(parser: argparse.ArgumentParser) -> None:
+def add_trusted_root(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that follow paths and links."""
     parser.add_argument(
         "--trusted-root",
         type=Path,
@@ -94,7 +95,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long one decoder may take for one whole file (default: 600)",
     )
-    _add_trusted_root(parser)
+    add_trusted_root(parser)
 
 
 def _add_leaks_arguments(parser: argparse.ArgumentParser) -> None:
