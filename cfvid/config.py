@@ -339,7 +339,7 @@ class RetrainConfig(Section):
 class LinearConfig(Section):
     """Linear probe: multinomial logistic regression on frozen, standardised features."""
 
-    penalties: Annotated[list[Positive], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
+    penalties: Annotated[list[Positive], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0, 10.0]
     """Inverse regularisation strengths C; the best on a held-out fifth of the training split is used."""
     max_iterations: Count = 300
     layers: Annotated[list[str], AfterValidator(distinct)] = []
