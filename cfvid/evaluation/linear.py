@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+import torch
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
 from cfvid.config import LinearConfig
+from cfvid.evaluation.logistic import LogisticProblem, Solution
 from cfvid.seeds import stream
 
 logger = logging.getLogger(__name__)
@@ -25,10 +24,11 @@ class LinearProbe:
     Args:
         config: penalties to choose from.
         seed: of the held-out choice.
+        device: where sums over examples are computed.
     """
 
-    def __init__(self, config: LinearConfig, *, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: LinearConfig, *, seed: int, device: torch.device | None = None) -> None:
+        self.config, self.seed, self.device = config, seed, device or torch.device("cpu")
 
     def fit(self, features_NVD: np.ndarray, labels_N: np.ndarray, *, num_classes: int) -> LinearProbe:
         """Fit on the views of each sample as separate examples.
@@ -43,10 +43,11 @@ class LinearProbe:
         labels, groups = np.repeat(labels_N, num_views), np.repeat(np.arange(len(labels_N)), num_views)
         self.scaler_ = StandardScaler().fit(examples)
         examples = self.scaler_.transform(examples)
-        self.penalty_ = self._choose(examples, labels, groups)
-        self.model_ = self._regression(self.penalty_, examples, labels)
-        self.iterations_ = int(self.model_.n_iter_.max())
-        self.converged_ = self.iterations_ < self.config.max_iterations
+        self.classes_, labels = np.unique(labels, return_inverse=True)
+        self.penalty_, start = self._choose(examples, labels, groups)
+        problem = LogisticProblem(examples, labels, device=self.device)
+        self.solution_ = problem.solve(self.penalty_, max_iterations=self.config.max_iterations, start=start)
+        self.iterations_, self.converged_ = self.solution_.iterations, self.solution_.converged
         if not self.converged_:
             logger.warning(
                 "linear probe: not converged after %d iterations (transfer.linear.max_iterations), C = %g",
@@ -60,38 +61,40 @@ class LinearProbe:
         """What is to be known about the fit."""
         return {"penalty": self.penalty_, "converged": self.converged_, "iterations": self.iterations_}
 
-    def _choose(self, examples: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    def _choose(self, examples: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[float, Solution | None]:
+        """The penalty, and where to start from: its solution on the samples that were not held out."""
         penalties = sorted(self.config.penalties)
         middle = penalties[len(penalties) // 2]
         if len(penalties) == 1 or len(np.unique(groups)) < 10:
-            return middle
+            return middle, None
         splitter = GroupShuffleSplit(n_splits=1, test_size=0.2, random_state=self.seed % 2**32)
         fit, held_out = next(splitter.split(examples, labels, groups))
-        if len(np.unique(labels[fit])) < 2 or np.isin(labels[held_out], labels[fit]).mean() < 0.5:
-            return middle
-        scores = [
-            self._regression(penalty, examples[fit], labels[fit]).score(examples[held_out], labels[held_out])
-            for penalty in penalties
-        ]
-        best = penalties[int(np.argmax(scores))]  # the strongest regularisation among equals
-        logger.debug("linear probe: C = %g (held-out top-1 %s)", best, [round(s, 3) for s in scores])
-        if best in (penalties[0], penalties[-1]) and len(set(scores)) > 1:
+        present, indices = np.unique(labels[fit], return_inverse=True)
+        if len(present) < 2 or np.isin(labels[held_out], present).mean() < 0.5:
+            return middle, None
+        problem = LogisticProblem(examples[fit], indices, device=self.device)
+        solutions: list[Solution] = []
+        for penalty in penalties:
+            start = solutions[-1] if solutions else None
+            solutions.append(problem.solve(penalty, max_iterations=self.config.max_iterations, start=start))
+        said = [present[solution.log_probabilities(examples[held_out]).argmax(axis=1)] for solution in solutions]
+        scores = [float(np.mean(one == labels[held_out])) for one in said]
+        best = int(np.argmax(scores))  # the strongest regularisation among equals
+        logger.debug("linear probe: C = %g (held-out top-1 %s)", penalties[best], [round(s, 3) for s in scores])
+        if best in (0, len(penalties) - 1) and len(set(scores)) > 1:
             logger.info(
-                "linear probe: C = %g is at the end of transfer.linear.penalties; one beyond it may score higher", best
+                "linear probe: C = %g is at the end of transfer.linear.penalties; one beyond it may score higher",
+                penalties[best],
             )
-        return best
-
-    def _regression(self, penalty: float, examples: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return LogisticRegression(C=penalty, max_iter=self.config.max_iterations).fit(examples, labels)
+        whole = len(present) == len(self.classes_)
+        return penalties[best], solutions[best] if whole else None
 
     def logits(self, features_NVD: np.ndarray) -> np.ndarray:
         """float32 (N, V, D) -> log-probabilities (N, V, num_classes); classes never seen in training get -inf."""
         num_samples, num_views, dim = features_NVD.shape
         examples = self.scaler_.transform(features_NVD.reshape(-1, dim))
         result = np.full((num_samples * num_views, self.num_classes_), -np.inf, dtype=np.float32)
-        result[:, self.model_.classes_] = self.model_.predict_log_proba(examples)
+        result[:, self.classes_] = self.solution_.log_probabilities(examples)
         return result.reshape(num_samples, num_views, -1)
 
 

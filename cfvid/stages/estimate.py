@@ -159,7 +159,7 @@ def _probe(run: Run, target: Target, points_NP: np.ndarray, labels_N: np.ndarray
     held_out = _held_out(labels_N, seed=seed)
     if not held_out.any():
         return None
-    probe = LinearProbe(run.config.transfer.linear, seed=seed)
+    probe = LinearProbe(run.config.transfer.linear, seed=seed, device=run.accelerator.device)
     probe.fit(points_NP[~held_out, None], labels_N[~held_out], num_classes=len(target.classes))
     said = probe.logits(points_NP[held_out, None])[:, 0].argmax(axis=1)
     return 100 * float((said == labels_N[held_out]).mean())

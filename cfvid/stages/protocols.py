@@ -128,7 +128,9 @@ def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | N
 
 def _linear(run: Run, evaluation: Evaluation) -> Outcome:
     seed = derive(evaluation.seed, "linear", evaluation.target.name)
-    return _probed(run, evaluation, lambda: LinearProbe(run.config.transfer.linear, seed=seed))
+    return _probed(
+        run, evaluation, lambda: LinearProbe(run.config.transfer.linear, seed=seed, device=run.accelerator.device)
+    )
 
 
 def _knn(run: Run, evaluation: Evaluation) -> Outcome:
@@ -170,7 +172,7 @@ def _low_shot(run: Run, evaluation: Evaluation) -> Outcome:
             rights, penalties = [], []
             for draw in range(config.num_draws):
                 rows = few_of_each(train.ids, train_labels, num, seed=derive(seed, draw))
-                probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, draw))
+                probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, draw), device=run.accelerator.device)
                 probe.fit(train_NVD[rows], train_labels[rows], num_classes=len(target.classes))
                 said = sample_probabilities(probe.logits(val_NVD)).argmax(axis=1)
                 rights.append(100 * float(np.mean(said == val_labels)))
