@@ -368,6 +368,44 @@ class SvmConfig(Section):
     max_iterations: Count = 2000
 
 
+class HeadsConfig(TrainingConfig):
+    """Linear heads trained by SGD on every layer at once, over augmented views: batch normalisation and one layer.
+
+    The defaults are those of the paper's linear evaluation on ImageNet-1K.
+    """
+
+    epochs: Count = 28
+    batch_size: Count = 256
+    lr: Positive = 0.01
+    weight_decay: Annotated[Number, Field(ge=0.0)] = 5e-4
+    nesterov: bool = True
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    milestones: list[Count] = [8, 16, 24]
+    num_values: Count = 9216
+    """A layer is averaged over time, and over space until it has at most so many values."""
+    by_target: dict[TargetName, dict[str, Any]] = {}
+    """Keys that are otherwise for a target: `places205: {epochs: 14, milestones: [4, 8, 12]}`."""
+
+    @model_validator(mode="after")
+    def _targets_are_valid(self) -> Self:
+        for target in self.by_target:
+            self.of_target(target)
+        return self
+
+    def of_target(self, target: str) -> HeadsConfig:
+        """The settings for one target."""
+        common = self.model_dump(exclude={"by_target"})
+        return HeadsConfig.model_validate(common | self.by_target.get(target, {}))
+
+
+class FinetuneConfig(TrainingConfig):
+    """Training of a whole network that was trained before."""
+
+    part_lrs: dict[str, Annotated[Number, Field(ge=0.0)]] = {}
+    """Peak learning rates of parts of the network instead of `lr`: of the `head`, the `trunk`, or what is in it, as
+    `stem` or `layer1`. 0 freezes a part, the statistics of its normalisation too."""
+
+
 class LowShotConfig(Section):
     """The linear probe on a few training samples of each class, drawn several times."""
 
@@ -383,7 +421,7 @@ class RetrievalConfig(Section):
     """Scored as `recallK`, R@K: how often one of the K nearest is of the sample's own class."""
 
 
-ProtocolName = Literal["linear", "knn", "svm", "low_shot", "retrieval", "finetune"]
+ProtocolName = Literal["linear", "knn", "svm", "low_shot", "retrieval", "heads", "finetune"]
 """Of transfer; `svm` is for targets whose samples may have several labels."""
 
 
@@ -408,7 +446,8 @@ class TransferConfig(Section):
     svm: SvmConfig = SvmConfig()
     low_shot: LowShotConfig = LowShotConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
-    finetune: TrainingConfig
+    heads: HeadsConfig = HeadsConfig()
+    finetune: FinetuneConfig
 
 
 class ReportConfig(Section):

@@ -79,6 +79,21 @@ def build_network(arch: str, *, num_classes: int, seed: int) -> Network:
         return Network(arch, num_classes=num_classes)
 
 
+def layer_modules(trunk: nn.Module, layers: Sequence[str | None]) -> dict[str, nn.Module]:
+    """The modules of those layers that have a name; None, the trunk's own output, has none.
+
+    Raises:
+        ConfigError: listing the top layers, when the trunk has no such one.
+    """
+    modules = dict(trunk.named_modules())
+    named = [layer for layer in layers if layer is not None]
+    for layer in named:
+        if layer not in modules or layer == "":
+            names = [name for name, _ in trunk.named_children()]
+            raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
+    return {layer: modules[layer] for layer in named}
+
+
 class LayerFeatures(nn.Module):
     """A trunk that gives the outputs of some of its layers, averaged over space and time, side by side: (N, sum of D).
 
@@ -94,13 +109,8 @@ class LayerFeatures(nn.Module):
         super().__init__()
         self.trunk, self.layers = trunk, tuple(layers)
         self._seen: dict[str | None, torch.Tensor] = {}
-        modules = dict(trunk.named_modules())
-        for layer in self.layers:
-            if layer is not None and (layer not in modules or layer == ""):
-                names = [name for name, _ in trunk.named_children()]
-                raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
-            if layer is not None:
-                modules[layer].register_forward_hook(functools.partial(self._keep, layer))
+        for layer, module in layer_modules(trunk, self.layers).items():
+            module.register_forward_hook(functools.partial(self._keep, layer))
 
     def _keep(self, layer: str, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
         self._seen[layer] = output

@@ -27,6 +27,7 @@ PROTOCOL_NAMES = {
     "svm": "linear SVMs",
     "low_shot": "low-shot probe",
     "retrieval": "retrieval",
+    "heads": "linear heads",
     "finetune": "full fine-tuning",
 }
 PRIMARY_METRIC = "top1"

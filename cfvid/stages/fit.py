@@ -33,6 +33,7 @@ def fit(
     stage: str,
     seed: int,
     groups: Mapping[str, int] | None = None,
+    part_lrs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
 
@@ -46,6 +47,7 @@ def fit(
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
         groups: of the samples, where these are to be drawn equally often; None for every sample once per epoch.
+        part_lrs: peak learning rates of parts of the network, as `build_optimizer` takes them; 0 freezes a part.
 
     Returns:
         For the record: `samples_seen` (samples times epochs) and `train_flops`.
@@ -62,7 +64,15 @@ def fit(
             groups=groups,
         )
         compute = training_compute(network, objective, run.modality, data.ids, epochs=training.epochs)
-        train(network, data, config=training, folder=folder, accelerator=run.accelerator, runtime=run.config.runtime)
+        train(
+            network,
+            data,
+            config=training,
+            folder=folder,
+            accelerator=run.accelerator,
+            runtime=run.config.runtime,
+            part_lrs=part_lrs,
+        )
     return asdict(compute)
 
 

@@ -1,254 +1,26 @@
-"""How a network is scored on a target: by frozen features (probe, neighbours, SVMs, retrieval), or fine-tuned."""
+"""How a network is scored on a target: all protocols by name."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-import pyarrow as pa
-
-from cfvid.data.manifest import Manifest
-from cfvid.errors import DataError
-from cfvid.evaluation.inference import forward_views
-from cfvid.evaluation.linear import LinearProbe, few_of_each
-from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
-from cfvid.evaluation.scoring import sample_probabilities, score
-from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision
-from cfvid.models.zoo import build_network, feature_dims
-from cfvid.seeds import derive
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation
-from cfvid.stages.extract import extract_into
-from cfvid.stages.fit import fit
-from cfvid.training.targets import Targets
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an evaluation found."""
-
-    ids: list[str]
-    """The validation samples that could be read."""
-    num_views: int
-    """Of each of them."""
-    scores: dict[str, float]
-    """In percent; those of further layers end in @LAYER."""
-    predictions: pa.Table
-    """A row for each sample: sample_id, and what the protocol says of it."""
-    facts: dict[str, Any]
-    """For the record."""
-
-
-def _at(name: str, layer: str | None) -> str:
-    return f"{name}@{layer}" if layer else name
-
-
-def _named(
-    run: Run,
-    evaluation: Evaluation,
-    ids: list[str],
-    logits_by_layer: dict[str | None, np.ndarray],
-    facts: dict[str, Any],
-) -> Outcome:
-    """The outcome of a protocol that names one class for each sample, from its logits (N, V, C)."""
-    target = evaluation.target
-    labels = target.labels(ids, target.val)
-    scores: dict[str, float] = {}
-    columns: dict[str, Any] = {"sample_id": ids, "label": [target.classes[i] for i in labels]}
-    for layer, logits_NVC in logits_by_layer.items():
-        found = score(logits_NVC, labels, view_noun=run.modality.view_noun)
-        scores |= {_at(name, layer): value for name, value in found.items()}
-        probabilities = sample_probabilities(logits_NVC)
-        said = probabilities.argmax(axis=1)
-        columns[_at("predicted", layer)] = [target.classes[i] for i in said]
-        columns[_at("probability", layer)] = probabilities[np.arange(len(said)), said]
-    return Outcome(ids, logits_by_layer[None].shape[1], scores, pa.table(columns), facts)
-
-
-# ---------------------------------------------------------------------------------------------- frozen features
-
-
-@dataclass(frozen=True)
-class _Features:
-    """Of one split: features (N, V, D) of all layers side by side."""
-
-    ids: list[str]
-    all_NVD: np.ndarray
-    columns: dict[str | None, slice]
-    """Those of each layer; None is the trunk's output."""
-
-    def by_layer(self) -> Iterator[tuple[str | None, np.ndarray]]:
-        """Each layer with its features."""
-        for layer, columns in self.columns.items():
-            yield layer, self.all_NVD[..., columns]
-
-
-def _features(run: Run, evaluation: Evaluation) -> tuple[_Features, _Features]:
-    """Of train and of val: extracted once for all protocols and seeds."""
-    candidate, target = evaluation.candidate, evaluation.target
-    network = candidate.load()
-    layers: list[str | None] = [None, *run.config.transfer.linear.layers]
-    ends = np.cumsum([0, *feature_dims(candidate.arch, layers, run.modality.example(1).shape)])
-    columns = {layer: slice(ends[n], ends[n + 1]) for n, layer in enumerate(layers)}
-
-    def of(split: str, manifest: Manifest) -> _Features:
-        store = extract_into(
-            run,
-            evaluation.home / "features" / split,
-            network=network,
-            network_digest=candidate.digest,
-            manifest=manifest,
-            look="extract" if split == "train" else "score",
-            average_views=False,
-            layers=layers,
-        )
-        return _Features(store.ids, store.gather(store.ids), columns)
-
-    return of("train", target.train), of("val", target.val)
-
-
-def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | NearestNeighbours]) -> Outcome:
-    """A classifier of each layer's features."""
-    target = evaluation.target
-    train, val = _features(run, evaluation)
-    labels = target.labels(train.ids, target.train)
-    logits: dict[str | None, np.ndarray] = {}
-    facts: dict[str, Any] = {}
-    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        probe = make().fit(train_NVD, labels, num_classes=len(target.classes))
-        logits[layer] = probe.logits(val_NVD)
-        facts |= {_at(name, layer): value for name, value in probe.facts.items()}
-    return _named(run, evaluation, val.ids, logits, facts)
-
-
-def _linear(run: Run, evaluation: Evaluation) -> Outcome:
-    seed = derive(evaluation.seed, "linear", evaluation.target.name)
-    return _probed(
-        run, evaluation, lambda: LinearProbe(run.config.transfer.linear, seed=seed, device=run.accelerator.device)
-    )
-
-
-def _knn(run: Run, evaluation: Evaluation) -> Outcome:
-    return _probed(run, evaluation, lambda: NearestNeighbours(run.config.transfer.knn))
-
-
-def _svm(run: Run, evaluation: Evaluation) -> Outcome:
-    """A machine for each class and layer, over the mean features of a sample's views."""
-    target, seed = evaluation.target, derive(evaluation.seed, "svm", evaluation.target.name)
-    train, val = _features(run, evaluation)
-    train_NC, val_NC = target.memberships(train.ids, target.train), target.memberships(val.ids, target.val)
-    scores: dict[str, float] = {}
-    facts: dict[str, Any] = {}
-    columns: dict[str, Any] = {"sample_id": val.ids}
-    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        machines = OneVsAllSvm(run.config.transfer.svm, seed=seed).fit(train_NVD.mean(axis=1), train_NC)
-        decisions_NC = machines.decisions(val_NVD.mean(axis=1))
-        found = mean_average_precision(decisions_NC, val_NC)
-        scores |= {_at(name, layer): value for name, value in found.items()}
-        facts[_at("costs", layer)] = dict(zip(target.classes, machines.costs_, strict=True))
-        facts[_at("not_converged", layer)] = [
-            name for name, converged in zip(target.classes, machines.converged_, strict=True) if not converged
-        ]
-        columns[_at("decisions", layer)] = list(decisions_NC)
-    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
-
-
-def _low_shot(run: Run, evaluation: Evaluation) -> Outcome:
-    """The linear probe on a few samples of each class, over draws that are the same for every network."""
-    target, config = evaluation.target, run.config.transfer.low_shot
-    train, val = _features(run, evaluation)
-    train_labels, val_labels = target.labels(train.ids, target.train), target.labels(val.ids, target.val)
-    seed = derive(evaluation.seed, "low-shot", target.name)
-    scores: dict[str, float] = {}
-    facts: dict[str, Any] = {}
-    columns: dict[str, Any] = {"sample_id": val.ids, "label": [target.classes[i] for i in val_labels]}
-    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        for num in config.per_class:
-            rights, penalties = [], []
-            for draw in range(config.num_draws):
-                rows = few_of_each(train.ids, train_labels, num, seed=derive(seed, draw))
-                probe = LinearProbe(run.config.transfer.linear, seed=derive(seed, draw), device=run.accelerator.device)
-                probe.fit(train_NVD[rows], train_labels[rows], num_classes=len(target.classes))
-                said = sample_probabilities(probe.logits(val_NVD)).argmax(axis=1)
-                rights.append(100 * float(np.mean(said == val_labels)))
-                penalties.append(probe.penalty_)
-                columns[_at(f"predicted_{num}shot_draw{draw}", layer)] = [target.classes[i] for i in said]
-            scores[_at(f"top1_{num}shot", layer)] = float(np.mean(rights))
-            scores[_at(f"top1_{num}shot_std", layer)] = float(np.std(rights, ddof=1))
-            facts[_at(f"penalties_{num}shot", layer)] = penalties
-    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), facts)
-
-
-def _retrieval(run: Run, evaluation: Evaluation) -> Outcome:
-    """The nearest training samples of each validation sample, by the mean features of their views."""
-    target, at = evaluation.target, run.config.transfer.retrieval.at
-    train, val = _features(run, evaluation)
-    train_labels, val_labels = target.labels(train.ids, target.train), target.labels(val.ids, target.val)
-    scores: dict[str, float] = {}
-    columns: dict[str, Any] = {"sample_id": val.ids, "label": [target.classes[i] for i in val_labels]}
-    for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        gallery_ND, queries_MD = (unit(unit(views_NVD).mean(axis=1)) for views_NVD in (train_NVD, val_NVD))
-        _, rows_MK = nearest_rows(queries_MD, gallery_ND, min(max(at), len(gallery_ND)))
-        ranks = first_right(train_labels[rows_MK], val_labels)
-        scores |= {_at(f"recall{k}", layer): 100 * float(np.mean((ranks > 0) & (ranks <= k))) for k in at}
-        columns[_at("nearest", layer)] = [[train.ids[row] for row in rows] for rows in rows_MK]
-        columns[_at("rank", layer)] = [int(rank) if rank else None for rank in ranks]
-    return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {})
-
-
-# ---------------------------------------------------------------------------------------------- whole networks
-
-
-def _finetune(run: Run, evaluation: Evaluation) -> Outcome:
-    target, candidate, seed = evaluation.target, evaluation.candidate, evaluation.seed
-    trunk = candidate.load().trunk
-    # The head is drawn from the seed, the same one for every candidate.
-    network = build_network(candidate.arch, num_classes=len(target.classes), seed=derive(seed, "finetune", "head"))
-    network.trunk.load_state_dict(trunk.state_dict())
-    targets = Targets(target.classes, target.train.labels_by_id)
-    # Random draws are named by the target alone: every candidate sees the same batches.
-    stage = f"finetune on {target.name}"
-    logger.info("%s: %s", stage, candidate.name)
-    fit(
-        run,
-        network,
-        samples=target.train,
-        objective=targets,
-        training=run.config.transfer.finetune,
-        folder=evaluation.folder,
-        stage=stage,
-        seed=seed,
-    )
-    with run.loader(target.val, stage=stage, ledger_path=evaluation.folder / "val_skips.jsonl") as loader:
-        parts = list(
-            forward_views(
-                network,
-                loader,
-                target.val.ids,
-                look="score",
-                batch_size=run.config.transfer.batch_size,
-                modality=run.modality,
-                accelerator=run.accelerator,
-            )
-        )
-    if not parts:
-        raise DataError(f"{stage}: none of the val samples could be read.")
-    ids = [sample_id for some, _ in parts for sample_id in some]
-    return _named(run, evaluation, ids, {None: np.concatenate([logits for _, logits in parts])}, {})
-
+from cfvid.stages.frozen import knn, linear, low_shot, retrieval, svm
+from cfvid.stages.outcome import Outcome
+from cfvid.stages.trained import finetune, heads
 
 FROZEN: dict[str, Callable[[Run, Evaluation], Outcome]] = {
-    "linear": _linear,
-    "knn": _knn,
-    "svm": _svm,
-    "low_shot": _low_shot,
-    "retrieval": _retrieval,
+    "linear": linear,
+    "knn": knn,
+    "svm": svm,
+    "low_shot": low_shot,
+    "retrieval": retrieval,
 }
 """The protocols that look at frozen features."""
-PROTOCOLS = FROZEN | {"finetune": _finetune}
+TRAINED: dict[str, Callable[[Run, Evaluation], Outcome]] = {"heads": heads, "finetune": finetune}
+"""Those that train on the target's samples."""
+PROTOCOLS = FROZEN | TRAINED
 """All of them, by name."""
+LAYERED = (*FROZEN, "heads")
+"""Those that look at all layers of the linear probe."""

@@ -8,7 +8,7 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
                                        {"top1_5shot": ..., "top1_5shot_std": ...} of low_shot
     predictions.parquet                sample_id, label, predicted, probability;
                                        sample_id, decisions of svm; sample_id, label, nearest, rank of retrieval
-    metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of fine-tuning
+    metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of heads and fine-tuning
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cfvid.artifacts import Record, atomic_file, write_json
 from cfvid.config import RunConfig
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation, evaluations
-from cfvid.stages.protocols import FROZEN, PROTOCOLS
+from cfvid.stages.protocols import FROZEN, LAYERED, PROTOCOLS
 from cfvid.training.checkpoint import remove_states
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     return {
         **config.plain("modality"),
         "precision": run.precision,
-        "protocol": _settings(config, evaluation.protocol),
-        # Fine-tuning looks at whole networks; the others at features as they are stored.
+        "protocol": _settings(config, evaluation),
+        # The others train on samples, not on features as they are stored.
         **({"dtype": config.extract.dtype} if frozen else {}),
         "input": run.input_for("train", "extract", "score"),
         "network": evaluation.candidate.digest,
@@ -74,13 +74,15 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _settings(config: RunConfig, protocol: str) -> dict[str, Any]:
-    """What a protocol is told; all that look at frozen features look at the layers of the linear probe."""
-    transfer = config.plain("transfer")["transfer"]
+def _settings(config: RunConfig, evaluation: Evaluation) -> dict[str, Any]:
+    """What a protocol is told; all but fine-tuning look at the layers of the linear probe."""
+    transfer, protocol = config.plain("transfer")["transfer"], evaluation.protocol
     own: dict[str, Any] = transfer[protocol]
+    if protocol == "heads":
+        own = config.transfer.heads.of_target(evaluation.target.name).model_dump(mode="json", exclude={"by_target"})
     if protocol == "low_shot":
         own = {**own, "linear": transfer["linear"]}
-    return {**own, "layers": transfer["linear"]["layers"]} if protocol in FROZEN else own
+    return {**own, "layers": transfer["linear"]["layers"]} if protocol in LAYERED else own
 
 
 def _score(run: Run, evaluation: Evaluation) -> None:

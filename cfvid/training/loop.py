@@ -27,7 +27,7 @@ from cfvid.training.checkpoint import Progress, load_state, save_state
 from cfvid.training.device import memory_format
 from cfvid.training.metrics import MetricsLog
 from cfvid.training.objective import Objective, loss_of, num_right
-from cfvid.training.optim import build_optimizer, learning_rate, set_learning_rate
+from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,7 @@ def train(
     folder: Path,
     accelerator: Accelerator,
     runtime: RuntimeConfig,
+    part_lrs: Mapping[str, float] | None = None,
 ) -> nn.Module:
     """Train a network; a run that was cut short continues from its last state.
 
@@ -123,6 +124,7 @@ def train(
         folder: takes states (removed at the end), metrics.jsonl and tensorboard/.
         accelerator: device and precision.
         runtime: how often to log and to save.
+        part_lrs: peak learning rates of parts of the network, as `build_optimizer` takes them; 0 freezes a part.
 
     Returns:
         The trained network, unwrapped, on the accelerator's device.
@@ -135,18 +137,20 @@ def train(
         network = network.to(memory_format=memory_format(data.modality.network_dims + 2))
     # Accelerate saves and loads all that it ever prepared: forget the networks of earlier stages.
     accelerator.free_memory()
-    prepared, optimizer = accelerator.prepare(network, build_optimizer(network, config))
+    prepared, optimizer = accelerator.prepare(network, build_optimizer(network, config, part_lrs))
     progress = load_state(accelerator, folder)
     log = MetricsLog(folder, resumed_step=progress.step)
     num_steps = config.epochs * data.num_batches
     bar = tqdm(total=num_steps, initial=progress.step, desc=data.stage, unit="batch", disable=None, leave=False)
     clock = _Clock(runtime.checkpoint_minutes, progress.step)
     prepared.train()
+    freeze(accelerator.unwrap_model(prepared), part_lrs or {})
     with contextlib.closing(log), bar, interrupts.graceful():
         while progress.epoch < config.epochs:
             for batch in data.epoch(progress.epoch, first_batch=progress.batch):
                 epoch = progress.epoch + progress.batch / data.num_batches
-                set_learning_rate(optimizer, learning_rate(config, epoch=epoch, step_epochs=1 / data.num_batches))
+                lr = learning_rate(config, epoch=epoch, step_epochs=1 / data.num_batches)
+                set_learning_rate(optimizer, lr)
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
                 last = progress.batch % config.gradient_accumulation == 0 or progress.batch == data.num_batches
                 values = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
@@ -156,7 +160,7 @@ def train(
                 if values and progress.step % runtime.log_every_steps == 0:
                     count = values.pop("examples")
                     means = {name: value / count for name, value in values.items()}
-                    log.log(step=progress.step, event="step", epoch=epoch, lr=optimizer.param_groups[0]["lr"], **means)
+                    log.log(step=progress.step, event="step", epoch=epoch, lr=lr, **means)
                 if last and (interrupts.requested() or clock.checkpoint_is_due()):
                     save_state(accelerator, folder, progress)
                     interrupts.stop_if_requested()

@@ -3,29 +3,74 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from cfvid.config import TrainingConfig
+from cfvid.errors import ConfigError
 
 
-def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay spares normalisation layers and biases unless configured otherwise."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        if not parameter.requires_grad:
-            continue
-        is_norm_or_bias = parameter.ndim <= 1
-        (spared if is_norm_or_bias and not config.decay_norm_and_bias else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+def build_optimizer(
+    network: nn.Module, config: TrainingConfig, part_lrs: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay spares normalisation layers and biases unless configured otherwise.
+
+    Args:
+        network: whose parameters that require gradients are optimised.
+        config: the optimiser.
+        part_lrs: peak learning rates of parts that have others than `config.lr`, by their names in the network or in
+            its trunk. The innermost part decides; parameters with 0 are left out.
+
+    Raises:
+        ConfigError: for parts that the network does not have.
+    """
+    rates = _parts(network, part_lrs or {})
+    # The common groups stand first, even when empty: states of a training name groups by their place.
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in network.named_parameters():
+        scale = _lr_of(name, rates, config.lr) / config.lr
+        if parameter.requires_grad and scale > 0:
+            is_decayed = parameter.ndim > 1 or config.decay_norm_and_bias
+            members.setdefault((scale, is_decayed), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": own, "weight_decay": config.weight_decay if is_decayed else 0.0, "scale": scale}
+        for (scale, is_decayed), own in members.items()
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def freeze(network: nn.Module, part_lrs: Mapping[str, float]) -> None:
+    """Put the parts whose learning rate is 0 in evaluation mode: their normalisation keeps its statistics."""
+    rates = _parts(network, part_lrs)
+    for name, module in network.named_modules():
+        if _lr_of(name, rates, 1.0) == 0:
+            module.eval()
+
+
+def _lr_of(name: str, rates: Mapping[str, float], default: float) -> float:
+    fitting = [part for part in rates if f"{name}.".startswith(f"{part}.")]
+    return rates[max(fitting, key=len)] if fitting else default
+
+
+def _parts(network: nn.Module, part_lrs: Mapping[str, float]) -> dict[str, float]:
+    """Rates by whole module names."""
+    modules = dict(network.named_modules())
+    rates = {}
+    for part, lr in part_lrs.items():
+        whole = next((name for name in (part, f"trunk.{part}") if name in modules), None)
+        if whole is None or part == "":
+            known = [name for name in modules if name and name.count(".") <= 1]
+            names = ", ".join(name.removeprefix("trunk.") for name in known)
+            raise ConfigError(f"part_lrs: the network has no part {part!r}.", fix=f"Name one of {names}.")
+        rates[whole] = lr
+    if rates and not any(_lr_of(name, rates, 1.0) > 0 for name, _ in network.named_parameters()):
+        raise ConfigError("part_lrs: every part of the network is frozen.", fix="Give one a rate above 0.")
+    return rates
 
 
 def learning_rate(config: TrainingConfig, *, epoch: float, step_epochs: float = 0.0) -> float:
@@ -44,6 +89,6 @@ def learning_rate(config: TrainingConfig, *, epoch: float, step_epochs: float = 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of all groups."""
+    """Set the learning rate; groups of other peak rates follow in proportion."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("scale", 1.0)

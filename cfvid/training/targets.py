@@ -60,6 +60,23 @@ class Targets:
         return target
 
 
+class Repeated:
+    """Each sample's target several times in a row, for a network that says as many things of each sample.
+
+    Args:
+        objective: gives the targets.
+        times: how often.
+    """
+
+    def __init__(self, objective: Targets, times: int) -> None:
+        self.objective, self.times, self.temperature = objective, times, objective.temperature
+
+    def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
+        """See `cfvid.training.objective.Objective`."""
+        plain = self.objective.examples(views, batch)
+        return Examples(plain.inputs, plain.target.repeat_interleave(self.times, dim=0))
+
+
 class SoftTargets:
     """Shares of classes by sample id (Hinton et al., 2015).
 

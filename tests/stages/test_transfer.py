@@ -12,7 +12,7 @@ from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
 from cfvid.data.manifest import Sample, from_samples
-from cfvid.errors import DataError, InputsChanged
+from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.evaluation.svm import IGNORED
 from cfvid.pipeline import run_stages
@@ -214,3 +214,38 @@ def test_unsure_labels_are_neither_positive_nor_negative() -> None:
     expected = {"a": [1, 0, 1], "b": [IGNORED, 0, 1], "c": [0, 1, 0]}
     for ids in (["a", "b", "c"], ["c", "a"]):
         assert target.memberships(ids, manifest).tolist() == [expected[i] for i in ids]
+
+
+def test_heads_of_all_layers_are_trained_in_one_pass(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        pictures,
+        pretrain__training__epochs=4,
+        transfer__networks=["n_pre"],
+        transfer__protocols=["heads", "finetune"],
+        transfer__linear__layers=["layer2"],
+        transfer__heads={
+            "epochs": 90,
+            "milestones": [80],
+            "batch_size": 8,
+            "num_values": 512,
+            "by_target": {"target": {"epochs": 6, "milestones": [4]}, "another": {"lr": 1.0}},
+        },
+        transfer__finetune__part_lrs={"trunk": 0.001, "conv1": 0.0},
+    )
+    run_stages(config, tmp_path, stages=["pretrain", "transfer", "report"])
+    folder = tmp_path / "transfer" / "target" / "n_pre" / "heads-seed0"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert {"top1", "top1@layer2"} <= set(scores)
+    assert scores["top1"] > 60  # chance is 33
+    record = Record.read(folder, kind="transfer-scores")
+    assert record.inputs["protocol"]["epochs"] == 6
+    assert record.facts["values"] == 256  # the mean features
+    assert record.facts["values@layer2"] <= 512
+    outcomes = read_outcomes(folder)
+    assert scores["top1@layer2"] == pytest.approx(100 * np.mean(list(outcomes["top1@layer2"].values())))
+    assert "linear heads" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_settings_of_one_target_are_checked_at_once(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="milestone"):
+        tiny_config(pictures, transfer__heads={"by_target": {"target": {"epochs": 3}}})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from torch import nn
 
 from cfvid.config import TrainingConfig
-from cfvid.training.optim import build_optimizer, learning_rate
+from cfvid.errors import ConfigError
+from cfvid.models.zoo import build_network
+from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 
 def config(**values: object) -> TrainingConfig:
@@ -45,3 +50,38 @@ def test_weight_decay_spares_norms_and_biases(everywhere: bool, spared: float) -
     assert decay[id(network[0].weight)] == 1e-4
     assert decay[id(network[0].bias)] == spared
     assert decay[id(network[1].weight)] == spared
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    network = build_network("resnet10_mini", num_classes=3, seed=0)
+    rates = {"trunk": 0.01, "conv1": 0.0, "bn1": 0.0}
+    optimizer = build_optimizer(network, config(lr=0.1), rates)
+    set_learning_rate(optimizer, 0.05)  # the schedule is half-way
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    frozen = ("trunk.conv1.", "trunk.bn1.")
+    assert found.keys() == {id(p) for name, p in network.named_parameters() if not name.startswith(frozen)}
+    assert found[id(network.head.weight)] == pytest.approx(0.05)
+    assert found[id(network.trunk.layer1[0].conv1.weight)] == pytest.approx(0.005)
+
+
+def test_a_part_with_rate_zero_stays_as_it_is() -> None:
+    network = build_network("resnet10_mini", num_classes=3, seed=0)
+    before = copy.deepcopy(network.state_dict())
+    rates = {"conv1": 0.0, "bn1": 0.0}
+    optimizer = build_optimizer(network, config(lr=0.1), rates)
+    network.train()
+    freeze(network, rates)
+    for _ in range(2):
+        network(torch.randn(4, 3, 16, 16)).square().sum().backward()
+        optimizer.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert not [name for name in changed if name.startswith(("trunk.conv1.", "trunk.bn1."))]
+    assert {"trunk.layer1.0.conv1.weight", "trunk.layer1.0.bn1.running_mean", "head.weight"} <= changed
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"), [({"layer9": 0.1}, "layer9"), ({"trunk": 0.0, "head": 0.0}, "every part")]
+)
+def test_parts_that_cannot_be_trained(rates: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(build_network("resnet10_mini", num_classes=3, seed=0), config(), rates)
