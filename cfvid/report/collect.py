@@ -36,6 +36,7 @@ from cfvid.report.comparison import (
     primary_metric,
     taught_answers,
 )
+from cfvid.report.confusion import Confusions
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
@@ -57,12 +58,13 @@ def collect(run: Run) -> dict[str, Any]:
     """Everything that is known about a run, as JSON values without NaN.
 
     Keys: `cfvid`, `modality`, `seed`, `headline`, `cautions`, `scores`, `gains`, `targets`, `stages`, `missing`,
-    `problems`, `pretrain`, `retrain`, `clusters`, `skips`, `costs`, `config`, `versions`.
+    `confusions`, `problems`, `pretrain`, `retrain`, `clusters`, `skips`, `costs`, `config`, `versions`.
     """
     problems: list[str] = []
     records = _records(run, problems)
     problems += _inconsistencies(run, records)
-    scores, num_scored, hits = _scores(run, problems)
+    confusions = Confusions()
+    scores, num_scored, hits = _scores(run, confusions, problems)
     targets = {name: _target(run, name, problems) | {"num_scored": n} for name, n in num_scored.items()}
     _add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
     gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]})
@@ -81,6 +83,7 @@ def collect(run: Run) -> dict[str, Any]:
         "scores": scores,
         "gains": gains,
         "targets": targets,
+        "confusions": confusions.plain(),
         "stages": stages,
         "missing": missing,
         "problems": problems,
@@ -195,7 +198,9 @@ def _digest(folder: Path, kind: str) -> str | None:
 # ---------------------------------------------------------------------------------------------- scores
 
 
-def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[str, int], dict[Cell, Hits]]:
+def _scores(
+    run: Run, confusions: Confusions, problems: list[str]
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[Cell, Hits]]:
     """All scores of the run's own networks, the number of scored samples by target, and who was right on what."""
     digests = {name: _digest(run.folder / home, "network") for name, home in _NETWORK_HOMES.items()}
     scores: list[dict[str, Any]] = []
@@ -218,6 +223,7 @@ def _scores(run: Run, problems: list[str]) -> tuple[list[dict[str, Any]], dict[s
             num_scored[target] = max(num_scored.get(target, 0), int(facts["num_scored"]))
             shared = {key: value for key, value in record.inputs.items() if key not in ("network", "seed")}
             settings.setdefault((target, protocol), set()).add(digest_of(shared))
+            confusions.add((target, protocol, network), path.parent / "predictions.parquet")
             outcomes = read_outcomes(path.parent)
             hits[target, protocol, network, seed] = outcomes[primary_metric(outcomes)] if outcomes else {}
     for (target, protocol), kinds in settings.items():

@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cfvid.report.comparison import NETWORK_NAMES, NETWORKS, PROTOCOL_NAMES, primary
@@ -52,6 +52,8 @@ _DARK = {
 }
 WIDTH_IN = 4.5
 _MOST_BARS = 120
+_MOST_NUMBERED = 12
+"""Classes of a confusion matrix whose cells have room for a number."""
 _MEASURED_FONT = "DejaVu Sans"
 """Comes with matplotlib, so that texts are measured alike everywhere; the page shows the reader's own font."""
 _SHOWN_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -244,6 +246,34 @@ def curve_figure(
         last = curve[-1]
         ends = ", ".join(f"{key} {last[key]:.3f}" for key in ("loss", "accuracy") if last[key] is not None)
         return drawing(figure, alt=f"{title}: loss and training accuracy over {len(curve)} epochs, at the end {ends}.")
+
+
+def confusion_figure(entry: Mapping[str, Any]) -> Drawing:
+    """One network's confusion matrix: each row a class, its samples spread over what they were taken for."""
+    network, classes = entry["network"], entry["classes"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for row, counts in enumerate(entry["counts"]):
+            for column, count in enumerate(counts):
+                if count:
+                    share, color = count / sum(counts), _NETWORK_COLORS[network]
+                    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=share, linewidth=0))
+                    if len(classes) <= _MOST_NUMBERED:
+                        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=9)
+        ticks = [visible(shortened(name, 14)) for name in classes]
+        size = 9 if len(classes) <= _MOST_NUMBERED else 6.5
+        axes.set_xticks(range(len(classes)), ticks, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(classes)), ticks, fontsize=size)
+        axes.set_xlim(-0.5, len(classes) - 0.5)
+        axes.set_ylim(len(classes) - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+        axes.set_title(f"{NETWORK_NAMES.get(network, network)}, % of a row")
+        worst = "; ".join(
+            f"{100 * pair['share']:.0f}% of {pair['label']} taken for {pair['predicted']}" for pair in entry["pairs"]
+        )
+        return drawing(figure, alt=f"Confusion matrix of {network}. Most often: {worst or 'nothing'}.")
 
 
 def size_figure(sizes: Sequence[int], *, tiny_below: int) -> Drawing:

@@ -15,11 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cfvid.report.comparison import NETWORK_NAMES, NETWORKS, PROTOCOL_NAMES, is_clear
-from cfvid.report.figures import Drawing, curve_figure, gain_figure, score_figures, size_figure
+from cfvid.report.confusion import by_target
+from cfvid.report.figures import Drawing, confusion_figure, curve_figure, gain_figure, score_figures, size_figure
 from cfvid.report.sheets import Sheets
 from cfvid.report.text import counted, duration, shortened, signed, visible
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_MOST_DRAWN = 40
+"""Classes of a confusion matrix that is drawn."""
 _METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}
 
 
@@ -37,6 +40,7 @@ def render(report: Mapping[str, Any], sheets: Sheets) -> str:
         networks=_networks(report["gains"]),
         rows=score_rows(report["gains"]),
         figures=_figures(report),
+        confusions=_confusions(report),
         sheets=sheets,
         config_yaml=yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True, width=10_000),
     )
@@ -99,6 +103,17 @@ def score_rows(gains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append({**entry, "starts_group": group != (entry["target"], entry["protocol"])})
         group = (entry["target"], entry["protocol"])
     return rows
+
+
+def _confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each target and protocol that names classes: figures where they are few, and the pairs of each network."""
+    sections = []
+    for (target, protocol), entries in by_target(report["confusions"]).items():
+        shown = [entries[network] for network in ("n_pre", "n_cf") if network in entries]
+        drawn = [entry for entry in shown if len(entry.get("classes", ())) <= _MOST_DRAWN and "counts" in entry]
+        figures = [confusion_figure(entry) for entry in drawn]
+        sections.append({"target": target, "protocol": protocol, "figures": figures, "entries": shown})
+    return [section for section in sections if section["entries"]]
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, list[Drawing]]:

@@ -88,7 +88,7 @@ def test_pictures_are_there_in_both_colour_schemes(html: str) -> None:
     page = Page(html)
     dark = [value for tag, name, value in page.attributes if tag == "source" and name == "srcset"]
     light = [value for tag, name, value in page.attributes if tag == "img" and name == "src" and "svg" in value]
-    assert len(dark) == len(light) == 5  # gains, scores, two training curves, sizes
+    assert len(dark) == len(light) == 9  # gains, scores, four confusion matrices, two training curves, sizes
     assert not set(dark) & set(light)
     assert sum(value.startswith("data:image/jpeg") for _, _, value in page.attributes) == 7
     alts = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
