@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 
 from cfvid.config import SvmConfig
 from cfvid.errors import DataError
-from cfvid.evaluation.average_precision import average_precision
+from cfvid.evaluation.average_precision import average_precision, influences
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,24 @@ class OneVsAllSvm:
         return machine
 
 
+def parts_of_map(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> np.ndarray:
+    """Values for each sample whose mean is `map`, in percent, and whose spread is the mAP's: float64 (N,).
+
+    Args:
+        decisions_NC: as for `mean_average_precision`.
+        labels_NC: likewise. A class with a single positive tells nothing about the spread.
+    """
+    num = len(labels_NC)
+    deviations = []
+    for decisions, labels in _scored_classes(decisions_NC, labels_NC):
+        own, counts = np.zeros(num), labels != IGNORED
+        if (labels == 1).sum() > 1:
+            own[counts] = influences(decisions[counts], labels[counts] == 1) * num / counts.sum()
+        deviations.append(own)
+    mean = mean_average_precision(decisions_NC, labels_NC)["map"]
+    return np.asarray(mean + 100 * np.mean(deviations, axis=0))
+
+
 def mean_average_precision(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float]:
     """`map` and `map_11point` in percent, over the classes that have positives and could be fitted.
 
@@ -97,10 +115,9 @@ def mean_average_precision(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> d
         DataError: when there is no such class.
     """
     found = []
-    for decisions, labels in zip(decisions_NC.T, labels_NC.T, strict=True):
+    for decisions, labels in _scored_classes(decisions_NC, labels_NC):
         counts = labels != IGNORED
-        if not np.isnan(decisions).any() and (labels == 1).any():
-            found.append(average_precision(decisions[counts], labels[counts] == 1))
+        found.append(average_precision(decisions[counts], labels[counts] == 1))
     if not found:
         raise DataError("No class has samples that it is right and wrong for.", fix="Check the labels of the target.")
     if len(found) < decisions_NC.shape[1]:
@@ -109,3 +126,9 @@ def mean_average_precision(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> d
         name: 100 * float(np.mean([one[rule] for one in found]))
         for name, rule in (("map", "area"), ("map_11point", "11-point"))
     }
+
+
+def _scored_classes(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Decisions and labels of the classes that have positives and could be fitted."""
+    pairs = zip(decisions_NC.T, labels_NC.T, strict=True)
+    return [(said, labels) for said, labels in pairs if not np.isnan(said).any() and (labels == 1).any()]

@@ -33,7 +33,11 @@ PROTOCOL_NAMES = {
 PRIMARY_METRIC = "top1"
 METRIC_NAMES = {"top1": "top-1", "map": "mAP", "recall1": "R@1"}
 """Of those that stand for a protocol; other metrics are called as they are."""
+AVERAGES = ("map",)
+"""Metrics that are no count of samples."""
 _NUM_RESAMPLES = 20_000
+_MOST_DRAWS = 20_000_000
+"""Of all resamples together, to bound memory: where samples all differ, as for mAP, there are fewer resamples."""
 _LEVEL = 0.95
 _SHARED_CLASSES = 0.5
 """A target is warned about when this share of its classes are pre-training labels."""
@@ -77,7 +81,8 @@ def gains_of(
         }
         if metric == primary_metric(m for t, p, m in values if (t, p) == (target, protocol)):
             pairs = [(hits.get((target, protocol, "n_pre", s)), hits.get((target, protocol, "n_cf", s))) for s in seeds]
-            entry |= uncertainty_of([(b, a) for b, a in pairs if b is not None and a is not None])
+            scored = [(b, a) for b, a in pairs if b is not None and a is not None]
+            entry |= uncertainty_of(scored, one_by_one=metric not in AVERAGES)
         entries.append(entry)
     return entries
 
@@ -99,14 +104,15 @@ def _chance(metric: str, num_classes: int | None) -> float | None:
     return 100.0 * min(int(k), num_classes) / num_classes
 
 
-def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]]) -> dict[str, Any]:
+def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]], *, one_by_one: bool = True) -> dict[str, Any]:
     """How far a gain could be an accident of which samples are in the validation split.
 
     Args:
         pairs: for each seed the hits of N_pre and of N_cf.
+        one_by_one: whether a sample can be won or lost; not so for AVERAGES, which hang on all samples together.
 
     Returns:
-        `num_samples` that both networks were scored on; `interval_95`, a bootstrap over those samples, in points;
+        `num_samples` that both networks were scored on; `interval_95`, a bootstrap over those samples, in points; and
         `won` and `lost`, samples that N_cf names rightly more often, and less often, than N_pre does; `sign_test_p`,
         how likely a split of won and lost at least as uneven is, if neither network were better. Empty without pairs.
     """
@@ -121,13 +127,15 @@ def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]]) -> dict[str, Any]:
     distinct, counts = np.unique(differences, return_counts=True)
     rng = stream(0, "report", "bootstrap")
     # Samples with the same difference are alike, so resampling their counts is resampling the samples.
-    drawn = rng.multinomial(len(common), counts / counts.sum(), size=_NUM_RESAMPLES) / len(common)
+    num_resamples = min(_NUM_RESAMPLES, max(1000, _MOST_DRAWS // len(distinct)))
+    drawn = rng.multinomial(len(common), counts / counts.sum(), size=num_resamples) / len(common)
     tail = 100 * (1 - _LEVEL) / 2
     low, high = np.percentile(100 * drawn @ distinct, [tail, 100 - tail])
+    found = {"num_samples": len(common), "interval_95": [float(low), float(high)]}
+    if not one_by_one:
+        return found
     won, lost = int(counts[distinct > 0].sum()), int(counts[distinct < 0].sum())
-    return {
-        "num_samples": len(common),
-        "interval_95": [float(low), float(high)],
+    return found | {
         "won": won,
         "lost": lost,
         "sign_test_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
@@ -135,11 +143,11 @@ def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]]) -> dict[str, Any]:
 
 
 def is_clear(entry: Mapping[str, Any]) -> bool:
-    """Whether a gain is more than the choice of validation samples explains, by both the interval and the sign test."""
+    """Whether a gain is more than the choice of validation samples explains: by the interval and any sign test."""
     interval = entry.get("interval_95")
     if not interval:
         return False
-    return (interval[0] > 0 or interval[1] < 0) and entry["sign_test_p"] < 1 - _LEVEL
+    return (interval[0] > 0 or interval[1] < 0) and entry.get("sign_test_p", 0.0) < 1 - _LEVEL
 
 
 # ---------------------------------------------------------------------------------------------- in words
@@ -150,7 +158,7 @@ def headline(gains: Sequence[Mapping[str, Any]], *, folds: Folds | None = None) 
     compared = [entry for entry in primary(gains, folds=folds) if entry["gain"] is not None]
     if not compared:
         return {"answer": _no_answer(gains), "details": []}
-    # A mean average precision has no interval: it is shown, and no answer rests on it.
+    # What has no interval is shown, and no answer rests on it.
     judged = [entry for entry in compared if "interval_95" in entry]
     answer = _answer(judged) if judged else _without_intervals(compared)
     return {"answer": answer, "details": [_detail(entry) for entry in compared]}
@@ -234,10 +242,10 @@ def _detail(entry: Mapping[str, Any]) -> str:
     if interval is None:
         return f"{text}."
     verdict = "clear" if is_clear(entry) else "not clear"
-    return (
-        f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}, {verdict}). "
-        f"N_cf does better on {entry['won']} and worse on {entry['lost']} of {entry['num_samples']} samples."
-    )
+    text = f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}, {verdict})."
+    if "won" not in entry:
+        return text
+    return f"{text} N_cf does better on {entry['won']} and worse on {entry['lost']} of {entry['num_samples']} samples."
 
 
 def taught_answers(classes: Mapping[str, Sequence[str]], pretraining: Sequence[str]) -> list[str]:

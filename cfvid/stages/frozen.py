@@ -13,7 +13,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.evaluation.linear import LinearProbe, few_of_each
 from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities
-from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision
+from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision, parts_of_map
 from cfvid.models.zoo import feature_dims
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
@@ -106,6 +106,7 @@ def svm(run: Run, evaluation: Evaluation) -> Outcome:
             name for name, converged in zip(target.classes, machines.converged_, strict=True) if not converged
         ]
         columns[at_layer("decisions", layer)] = list(decisions_NC)
+        columns[at_layer("map_part", layer)] = parts_of_map(decisions_NC, val_NC)
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
 
 

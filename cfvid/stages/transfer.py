@@ -7,7 +7,8 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
                                        {"map": ...} of svm, {"recall1": ...} of retrieval,
                                        {"top1_5shot": ..., "top1_5shot_std": ...} of low_shot
     predictions.parquet                sample_id, label, predicted, probability;
-                                       sample_id, decisions of svm; sample_id, label, nearest, rank of retrieval
+                                       sample_id, decisions, map_part of svm;
+                                       sample_id, label, nearest, rank of retrieval
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of heads and fine-tuning
 """
 
@@ -108,10 +109,11 @@ def _score(run: Run, evaluation: Evaluation) -> None:
 
 
 def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:
-    """What each scored sample of an evaluation adds to its scores, by metric and sample id: the metric is the mean.
+    """What each scored sample of an evaluation adds to its scores, by metric and sample id: the metric is 100 times
+    the mean.
 
     1 where a sample was named rightly and 0 where it was not (`top1`), or had none of its class among the nearest
-    (`recallK`); a share of the draws (`top1_Nshot`). A mean average precision has no such parts, and is left out.
+    (`recallK`); a share of the draws (`top1_Nshot`); what a mean average precision hangs on it by (`map`).
 
     Raises:
         ArtifactError: when the evaluation is not whole.
@@ -128,6 +130,8 @@ def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:
             metric = name.partition("_draw")[0].replace("predicted", "top1") + at
             right = [label == said for label, said in zip(table["label"].to_pylist(), values, strict=True)]
             parts.setdefault(metric, []).append(np.array(right, dtype=float))
+        elif name == "map_part":
+            parts["map" + at] = [np.array(values) / 100]
         elif name == "rank":
             for k in record.inputs["protocol"]["at"]:
                 parts[f"recall{k}{at}"] = [np.array([rank is not None and rank <= k for rank in values], dtype=float)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from cfvid.evaluation.average_precision import average_precision
+from cfvid.evaluation.average_precision import average_precision, influences
 
 
 def ranked(text: str) -> dict[str, float | None]:
@@ -57,3 +57,31 @@ def test_it_is_scikit_learns_where_precision_only_falls() -> None:
     for _ in range(20):
         labels, scores = rng.random(50) < 0.4, rng.normal(size=50)
         assert average_precision(scores, labels)["area"] >= average_precision_score(labels, scores) - 1e-9
+
+
+def _plain_area(scores: np.ndarray, positive: np.ndarray) -> float:
+    hit = positive[np.argsort(-scores, kind="stable")]
+    return float((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum() / hit.sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_influences_are_what_leaving_out_one_by_one_changes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(40) < 0.3
+    scores = rng.normal(size=40) + positive
+    whole = _plain_area(scores, positive)
+    without = np.array([_plain_area(np.delete(scores, n), np.delete(positive, n)) for n in range(40)])
+    expected = 39 * (whole - without)
+    np.testing.assert_allclose(influences(scores, positive), expected - expected.mean(), atol=1e-9)
+
+
+def test_their_spread_is_that_of_the_average_precision() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(num: int) -> tuple[np.ndarray, np.ndarray]:
+        positive = rng.random(num) < 0.2
+        return rng.normal(size=num) + 1.5 * positive, positive
+
+    areas = [average_precision(*draw(400))["area"] for _ in range(400)]
+    errors = [influences(*draw(400)).std() / 400**0.5 for _ in range(50)]
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.15)
