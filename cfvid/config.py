@@ -457,6 +457,8 @@ class ReportConfig(Section):
     """Clusters shown as contact sheets."""
     num_sheet_samples: Count = 6
     """Samples per contact sheet, nearest to the centroid first."""
+    leaks: dict[TargetName, str] = {}
+    """For a target, a file that `cfvid data leaks --out` wrote: the gains are also given without those samples."""
 
 
 class RuntimeConfig(Section):
@@ -505,6 +507,13 @@ class RunConfig(Section):
             key = ".".join(map(str, ("pretrain.input", *first["loc"])))
             what = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
             raise ValueError(f"unknown key {key}" if first["type"] == "extra_forbidden" else f"{key}: {what}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _leaks_are_of_targets(self) -> Self:
+        for name in self.report.leaks:
+            if name not in self.data.targets:
+                raise ValueError(f"report.leaks: data.targets has no {name!r}")
         return self
 
     @model_validator(mode="after")

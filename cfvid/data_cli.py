@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cfvid.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cfvid.data.leaks import Leak
     from cfvid.data.manifest import Manifest
 
 _NUM_NAMED = 5
@@ -109,7 +110,15 @@ def _add_leaks_arguments(parser: argparse.ArgumentParser) -> None:
         help="which splits are compared (default: train val)",
     )
     parser.add_argument("--max-distance", type=int, metavar="BITS", help="of the 64 of a hash (default: 6)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv file of all pairs")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        nargs=2,
+        metavar=("POOL_STORE", "TARGET_STORE"),
+        help="also compare features of one network: RUN/extract and RUN/transfer/TARGET/n_pre/features/val, say",
+    )
+    parser.add_argument("--min-cosine", type=float, metavar="X", help="between features (default: 0.95)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv file of all pairs, for report.leaks too")
 
 
 def run_data(options: argparse.Namespace) -> int:
@@ -225,6 +234,8 @@ def _leaks(options: argparse.Namespace) -> None:
     from cfvid.data.check import of_split, read_check
     from cfvid.data.leaks import MAX_DISTANCE, find_leaks, num_without_hash, write_leaks
 
+    if options.min_cosine is not None and not options.features:
+        raise ConfigError("--min-cosine has no effect without --features.", fix="Name two feature stores.")
     pool, target = (
         of_split(read_check(path), split)
         for path, split in zip((options.pool, options.target), options.splits, strict=True)
@@ -232,11 +243,37 @@ def _leaks(options: argparse.Namespace) -> None:
     distance = MAX_DISTANCE if options.max_distance is None else options.max_distance
     leaks = find_leaks(pool, target, max_distance=distance)
     print(f"{len(leaks):,} of {target.num_rows:,} samples of the target look like one of {pool.num_rows:,} of the pool")
-    for leak in sorted(leaks, key=lambda leak: leak.distance)[:_NUM_NAMED]:
+    for leak in sorted(leaks, key=lambda leak: leak.distance or 0)[:_NUM_NAMED]:
         print(f"    {leak.other} looks like {leak.one}: {leak.distance} bits apart")
     unknown = num_without_hash(pool) + num_without_hash(target)
     if unknown:
         print(f"{unknown:,} samples were not compared: they cannot be read, or are of one colour")
+    if options.features:
+        leaks = leaks + _leaks_by_features(options, known={leak.other for leak in leaks})
     if options.out:
         write_leaks(leaks, options.out)
         print(f"{options.out}: all pairs", flush=True)
+
+
+def _leaks_by_features(options: argparse.Namespace, *, known: set[str]) -> list[Leak]:
+    """Pairs that only the features show, told in words."""
+    from cfvid.data.leaks import MIN_COSINE, find_leaks_by_features
+    from cfvid.features import FeatureStore
+
+    pool, target = (FeatureStore(folder) for folder in options.features)
+    if pool.record.inputs["network"] != target.record.inputs["network"]:
+        raise ConfigError("The features are of two networks.", fix="Compare stores by the same one.")
+    sides = []
+    for store in (pool, target):
+        features = store.gather(store.ids)
+        sides.append((store.ids, features.mean(axis=1) if features.ndim == 3 else features))
+    least = MIN_COSINE if options.min_cosine is None else options.min_cosine
+    found = find_leaks_by_features(sides[0], sides[1], min_cosine=least)
+    new = [leak for leak in found if leak.other not in known]
+    print(
+        f"{len(found):,} of {len(target):,} samples of the target have features like one of {len(pool):,} of the pool, "
+        f"{len(new):,} of them besides those above"
+    )
+    for leak in sorted(new, key=lambda leak: -(leak.cosine or 0))[:_NUM_NAMED]:
+        print(f"    {leak.other} is like {leak.one}: cosine {leak.cosine:.3f}")
+    return new

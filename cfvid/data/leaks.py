@@ -19,6 +19,9 @@ from cfvid.errors import DataError
 _BITS = 64
 MAX_DISTANCE = 6
 """Of 64 bits: pictures that were scaled or encoded again differ by fewer, others by about 32."""
+MIN_COSINE = 0.95
+"""Between the features of two samples; how alike unrelated ones are hangs on the network."""
+_COLUMNS = ("pool", "target", "distance", "cosine")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class Leak:
     """Its id in the first set."""
     other: str
     """Its id in the second set."""
-    distance: int
+    distance: int | None = None
     """Bits in which their hashes differ: the most over the frames that were hashed; 0 for equal files."""
+    cosine: float | None = None
+    """Of their features, where these were compared."""
 
 
 def find_leaks(one: pa.Table, other: pa.Table, *, max_distance: int = MAX_DISTANCE) -> list[Leak]:
@@ -67,13 +72,62 @@ def find_leaks(one: pa.Table, other: pa.Table, *, max_distance: int = MAX_DISTAN
     return leaks
 
 
+def find_leaks_by_features(
+    one: tuple[Sequence[str], np.ndarray], other: tuple[Sequence[str], np.ndarray], *, min_cosine: float = MIN_COSINE
+) -> list[Leak]:
+    """Samples that a network takes for alike.
+
+    Args:
+        one: ids, and float (N, D) features by the same network, of a pool say.
+        other: likewise (M, D), of a target's test split say.
+        min_cosine: between features.
+
+    Returns:
+        Pairs, in the order of `other`; of each second sample the nearest first one only.
+
+    Raises:
+        DataError: when the features are not of one length.
+    """
+    (first_ids, first_ND), (second_ids, second_MD) = one, other
+    if not (len(first_ids) and len(second_ids)):
+        return []
+    if first_ND.shape[1] != second_MD.shape[1]:
+        raise DataError(
+            f"The features have {first_ND.shape[1]} and {second_MD.shape[1]} values.",
+            fix="Compare stores by the same network, at the same layer.",
+        )
+    index = faiss.IndexFlatIP(first_ND.shape[1])
+    index.add(_unit(first_ND))
+    cosines_M1, rows_M1 = index.search(_unit(second_MD), 1)
+    return [
+        Leak(first_ids[row], sample_id, cosine=float(cosine))
+        for sample_id, cosine, row in zip(second_ids, cosines_M1[:, 0], rows_M1[:, 0], strict=True)
+        if cosine >= min_cosine
+    ]
+
+
 def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
     """Write all pairs as a CSV."""
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
-    writer.writerow(["pool", "target", "distance"])
-    writer.writerows([leak.one, leak.other, leak.distance] for leak in leaks)
+    writer.writerow(_COLUMNS)
+    writer.writerows([leak.one, leak.other, leak.distance, leak.cosine] for leak in leaks)
     write_text(path, rows.getvalue())
+
+
+def read_leaked(path: Path) -> set[str]:
+    """Ids of the target's samples in a file that `write_leaks` wrote.
+
+    Raises:
+        DataError: when it is no such file.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        return {row["target"] for row in rows}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no list of leaks.", why=str(error), fix="Give a file that `cfvid data leaks --out` wrote."
+        ) from error
 
 
 def num_without_hash(table: pa.Table) -> int:
@@ -88,6 +142,12 @@ def _codes(table: pa.Table) -> tuple[list[str], np.ndarray]:
     whole = [(sample_id, hashes) for sample_id, hashes in pairs if hashes and None not in hashes]
     codes = np.array([hashes for _, hashes in whole], dtype=np.uint64)
     return [sample_id for sample_id, _ in whole], codes
+
+
+def _unit(features_ND: np.ndarray) -> np.ndarray:
+    copied = np.array(features_ND, dtype=np.float32, order="C")
+    faiss.normalize_L2(copied)
+    return copied
 
 
 def _bytes(codes: np.ndarray) -> np.ndarray:

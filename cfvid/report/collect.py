@@ -20,6 +20,7 @@ import pyarrow.parquet
 from cfvid import __version__
 from cfvid.artifacts import INPUTS_NAME, Record, contained, differences, digest_of, is_complete, read_json
 from cfvid.clustering.health import counts_of, symptoms_of
+from cfvid.data.leaks import read_leaked
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
 from cfvid.errors import ArtifactError, ConfigError, Interrupted
@@ -32,6 +33,7 @@ from cfvid.report.comparison import (
     cautions_of,
     gains_of,
     headline,
+    leak_caution,
     metric_order,
     primary_metric,
     taught_answers,
@@ -78,6 +80,7 @@ def collect(run: Run) -> dict[str, Any]:
         "headline": headline(gains, folds=run.config.transfer.folds),
         "cautions": [
             *cautions_of(gains, num_scored=num_scored, archs=archs),
+            *_leaks(run, scores, hits, problems),
             *taught_answers({name: t["classes"] for name, t in targets.items()}, _pretraining_classes(run, problems)),
         ],
         "scores": scores,
@@ -245,6 +248,25 @@ def _add_means_over_folds(
             of_folds = {fold: hits.get((fold, protocol, network, seed)) for fold in folds[name]}
             if all(of_folds.values()):
                 hits[name, protocol, network, seed] = joined_values({f: rights or {} for f, rights in of_folds.items()})
+
+
+def _leaks(run: Run, scores: Sequence[Mapping[str, Any]], hits: Mapping[Cell, Hits], problems: list[str]) -> list[str]:
+    """A caution for each target of which it is known what a pool has in common with it."""
+    found = []
+    for target, path in run.config.report.leaks.items():
+        with tolerant(problems, f"report.leaks.{target}"):
+            leaked = read_leaked(Path(path))
+            kept = {
+                cell: {sample_id: value for sample_id, value in values.items() if sample_id not in leaked}
+                for cell, values in hits.items()
+                if cell[0] == target
+            }
+            scored = {sample_id for cell, values in hits.items() if cell[0] == target for sample_id in values}
+            own = [score for score in scores if score["target"] == target]
+            found.append(
+                leak_caution(target, num_leaked=len(leaked & scored), num_scored=len(scored), hits=kept, scores=own)
+            )
+    return found
 
 
 def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -266,6 +266,38 @@ def taught_answers(classes: Mapping[str, Sequence[str]], pretraining: Sequence[s
     return found
 
 
+def leak_caution(
+    target: str, *, num_leaked: int, num_scored: int, hits: Mapping[Cell, Hits], scores: Sequence[Mapping[str, Any]]
+) -> str:
+    """What a pool and a target have in common, and the gains without it.
+
+    Args:
+        target: its name.
+        num_leaked: of its validation samples, those that look like one of the pool.
+        num_scored: of its validation samples.
+        hits: of the others, for each network, protocol and seed.
+        scores: of the target.
+    """
+    said = f"{shortened(target, 80)}: {num_leaked} of its {num_scored} validation samples look like one of the pool"
+    if not num_leaked:
+        return f"{said}."
+    gains = []
+    for entry in primary(gains_of(scores, hits, {})):
+        protocol = entry["protocol"]
+        changes = [
+            np.mean([values[i] - before[i] for i in set(values) & set(before)])
+            for (_, own, network, seed), values in hits.items()
+            if (own, network) == (protocol, "n_cf")
+            and (before := hits.get((target, protocol, "n_pre", seed)))
+            and not set(values).isdisjoint(before)
+        ]
+        if changes and entry["gain"] is not None and entry["metric"] not in AVERAGES:
+            without = signed(100 * float(np.mean(changes)))
+            name = PROTOCOL_NAMES.get(protocol, protocol)
+            gains.append(f"{without} instead of {signed(entry['gain'])} points ({name})")
+    return f"{said}; without them the gain is {', '.join(gains)}." if gains else f"{said}."
+
+
 def cautions_of(
     gains: Sequence[Mapping[str, Any]], *, num_scored: Mapping[str, int], archs: tuple[str, str]
 ) -> list[str]:
