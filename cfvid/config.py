@@ -439,6 +439,9 @@ class TransferConfig(Section):
     folds: dict[TargetName, Annotated[list[TargetName], Field(min_length=2), AfterValidator(distinct)]] = {}
     """Targets that are the official splits of one data set, by its name: `hmdb51: [hmdb51-1, hmdb51-2, hmdb51-3]`. The
     mean over them is reported as that of a target."""
+    any_label: Annotated[list[TargetName], AfterValidator(distinct)] = []
+    """Targets whose samples may have several labels, any of which is a right answer, as in Sports-1M. What is trained
+    on features sees such a sample once with each of its labels."""
     batch_size: Count = 32
     """Samples per forward pass when scoring."""
     linear: LinearConfig = LinearConfig()
@@ -510,10 +513,11 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _leaks_are_of_targets(self) -> Self:
-        for name in self.report.leaks:
-            if name not in self.data.targets:
-                raise ValueError(f"report.leaks: data.targets has no {name!r}")
+    def _named_targets_exist(self) -> Self:
+        for key, names in (("report.leaks", self.report.leaks), ("transfer.any_label", self.transfer.any_label)):
+            for name in names:
+                if name not in self.data.targets:
+                    raise ValueError(f"{key}: data.targets has no {name!r}")
         return self
 
     @model_validator(mode="after")

@@ -25,8 +25,9 @@ class Confusions:
         self._said: dict[Cell, list[tuple[list[str], list[str]]]] = {}
 
     def add(self, cell: Cell, predictions: Path) -> None:
-        """Count one evaluation's predictions; those of protocols that name no class are passed over."""
-        if {"label", "predicted"} <= set(pyarrow.parquet.read_schema(predictions).names):
+        """Count one evaluation's predictions; those that name no class, or of samples with several, are passed over."""
+        schema = pyarrow.parquet.read_schema(predictions)
+        if {"label", "predicted"} <= set(schema.names) and not pyarrow.types.is_list(schema.field("label").type):
             table = pyarrow.parquet.read_table(predictions, columns=["label", "predicted"]).to_pydict()
             self._said.setdefault(cell, []).append((table["label"], table["predicted"]))
 

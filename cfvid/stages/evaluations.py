@@ -19,6 +19,8 @@ from cfvid.stages.context import Run
 
 MULTI_LABEL = ("svm",)
 """Protocols for targets whose samples have several labels."""
+ANY_LABEL = (*MULTI_LABEL, "linear", "knn", "heads", "finetune")
+"""Those that can also count any of a sample's labels as right."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Target:
         """Class indices, int64 (N,), in the order of `ids`: of samples of one label each."""
         index = {name: i for i, name in enumerate(self.classes)}
         return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
+
+    def label_sets(self, ids: list[str], split: Manifest) -> np.ndarray:
+        """Class indices, int64 (N, L), in the order of `ids`: all labels of a sample, then -1."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        sets = [[index[name] for name in split.labels_by_id[sample_id]] for sample_id in ids]
+        longest = max(map(len, sets), default=1)
+        return np.array([labels + [-1] * (longest - len(labels)) for labels in sets], dtype=np.int64).reshape(
+            -1, longest
+        )
 
     def memberships(self, ids: list[str], split: Manifest) -> np.ndarray:
         """For several labels per sample: int8 (N, C), 1 where a sample has the label, IGNORED where it is unsure."""
@@ -116,7 +127,8 @@ def read_target(run: Run, name: str) -> Target:
         DataError: when it has no labels, one class, or unseen classes in val; or several labels per sample, and a
             protocol asks for one.
     """
-    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in MULTI_LABEL]
+    fit = ANY_LABEL if name in run.config.transfer.any_label else MULTI_LABEL
+    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in fit]
     # What shows nothing but unsure labels is still no example of all others.
     target = Target(name, *(run.labelled(name, split, or_unsure=not unfit) for split in ("train", "val")))
     labels = {**target.train.labels_by_id, **target.val.labels_by_id}
@@ -124,7 +136,8 @@ def read_target(run: Run, name: str) -> Target:
     if several and unfit:
         raise DataError(
             f"{name}: {', '.join(unfit)} needs one label per sample; {several[0]} has several.",
-            fix=f"Set transfer.protocols to {', '.join(MULTI_LABEL)} alone, or keep the samples with one label.",
+            fix=f"Keep the samples with one label, or set transfer.protocols to {', '.join(MULTI_LABEL)} alone. Where "
+            f"any label is a right answer, name the target in transfer.any_label; {', '.join(ANY_LABEL)} can do that.",
         )
     if len(target.classes) < 2:
         raise DataError(f"{name}: a target needs at least two classes, its training split has one.")

@@ -65,11 +65,14 @@ def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | N
     """A classifier of each layer's features."""
     target = evaluation.target
     train, val = _features(run, evaluation)
-    labels = target.labels(train.ids, target.train)
+    labels_NL = target.label_sets(train.ids, target.train)
+    rows, columns = np.nonzero(labels_NL >= 0)  # a sample with several labels is an example of each
+    labels = labels_NL[rows, columns]
+    several = len(rows) > len(labels_NL)
     logits: dict[str | None, np.ndarray] = {}
     facts: dict[str, Any] = {}
     for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        probe = make().fit(train_NVD, labels, num_classes=len(target.classes))
+        probe = make().fit(train_NVD[rows] if several else train_NVD, labels, num_classes=len(target.classes))
         logits[layer] = probe.logits(val_NVD)
         facts |= {at_layer(name, layer): value for name, value in probe.facts.items()}
     return named(run, evaluation, val.ids, logits, facts)

@@ -43,11 +43,14 @@ def named(
 ) -> Outcome:
     """The outcome of a protocol that names one class for each sample, from its logits (N, V, C)."""
     target = evaluation.target
-    labels = target.labels(ids, target.val)
+    labels_NL = target.label_sets(ids, target.val)
     scores: dict[str, float] = {}
-    columns: dict[str, Any] = {"sample_id": ids, "label": [target.classes[i] for i in labels]}
+    names = [[target.classes[i] for i in labels if i >= 0] for labels in labels_NL]
+    # Where samples may have several labels, the column holds lists.
+    several = labels_NL.shape[1] > 1
+    columns: dict[str, Any] = {"sample_id": ids, "label": names if several else [name for (name,) in names]}
     for layer, logits_NVC in logits_by_layer.items():
-        found = score(logits_NVC, labels, view_noun=run.modality.view_noun)
+        found = score(logits_NVC, labels_NL, view_noun=run.modality.view_noun)
         scores |= {at_layer(name, layer): value for name, value in found.items()}
         probabilities = sample_probabilities(logits_NVC)
         said = probabilities.argmax(axis=1)

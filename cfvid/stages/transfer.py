@@ -65,6 +65,7 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         **config.plain("modality"),
         "precision": run.precision,
         "protocol": _settings(config, evaluation),
+        **({"any_label": True} if evaluation.target.name in config.transfer.any_label else {}),
         # The others train on samples, not on features as they are stored.
         **({"dtype": config.extract.dtype} if frozen else {}),
         "input": run.input_for("train", "extract", "score"),
@@ -128,7 +129,11 @@ def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:
         values = table[column].to_pylist()
         if name.startswith("predicted"):
             metric = name.partition("_draw")[0].replace("predicted", "top1") + at
-            right = [label == said for label, said in zip(table["label"].to_pylist(), values, strict=True)]
+            labels = table["label"].to_pylist()
+            right = [
+                said in label if isinstance(label, list) else said == label
+                for label, said in zip(labels, values, strict=True)
+            ]
             parts.setdefault(metric, []).append(np.array(right, dtype=float))
         elif name == "map_part":
             parts["map" + at] = [np.array(values) / 100]

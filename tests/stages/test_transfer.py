@@ -249,3 +249,45 @@ def test_heads_of_all_layers_are_trained_in_one_pass(pictures: Path, tmp_path: P
 def test_settings_of_one_target_are_checked_at_once(pictures: Path) -> None:
     with pytest.raises(ConfigError, match="milestone"):
         tiny_config(pictures, transfer__heads={"by_target": {"target": {"epochs": 3}}})
+
+
+def test_any_of_a_samples_labels_is_a_right_answer(tmp_path: Path) -> None:
+    """As in Sports-1M: pictures of the hues 0 and 1 have both labels."""
+    pictures = write_pictures(tmp_path / "pictures", classes=4, train=10, val=5)
+    rows = ["sample_id,path,label,split"]
+    for path in sorted(pictures.rglob("*.png")):
+        split, name = path.relative_to(pictures).parts[:2]
+        labels = "|".join(f"channel{channel}" for channel in HUES[int(name.removeprefix("class"))])
+        sample_id = path.relative_to(pictures).as_posix()
+        rows.append(f"{sample_id},{sample_id},{labels},{split}")
+    (tmp_path / "hues.csv").write_text("\n".join(rows) + "\n")
+    source = {"path": str(tmp_path / "hues.csv"), "media_root": str(pictures), "label_separator": "|"}
+    config = tiny_config(
+        pictures,
+        pretrain__training__epochs=4,
+        data__targets={"hues": [source]},
+        transfer__networks=["n_pre"],
+        transfer__protocols=["linear", "knn", "heads", "finetune"],
+        transfer__heads={"epochs": 4, "milestones": [3], "batch_size": 8},
+        transfer__any_label=["hues"],
+    )
+    run_stages(config, tmp_path / "run", stages=["pretrain", "transfer", "report"])
+    for protocol in config.transfer.protocols:
+        folder = tmp_path / "run" / "transfer" / "hues" / "n_pre" / f"{protocol}-seed0"
+        scores = json.loads((folder / "scores.json").read_text())
+        table = pq.read_table(folder / "predictions.parquet").to_pydict()
+        assert sorted(map(len, table["label"])) == [1] * 15 + [2] * 5
+        right = [said in labels for said, labels in zip(table["predicted"], table["label"], strict=True)]
+        assert scores["top1"] == pytest.approx(100 * np.mean(right))
+        assert list(read_outcomes(folder)["top1"].values()) == right
+        assert "class_top1" not in scores
+    linear = tmp_path / "run" / "transfer" / "hues" / "n_pre" / "linear-seed0"
+    assert json.loads((linear / "scores.json").read_text())["top1"] > 60
+    strict = tiny_config(
+        pictures,
+        **{"data__targets": {"hues": [source]}},
+        transfer__any_label=["hues"],
+        transfer__protocols=["low_shot"],
+    )
+    with pytest.raises(DataError, match=r"name the target in transfer.any_label; svm, linear"):
+        run_stages(strict, tmp_path / "strict", stages=["pretrain", "transfer"])
