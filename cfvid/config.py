@@ -271,6 +271,9 @@ class ClusterConfig(Section):
     iterations: Count = 50
     restarts: Count = 1
     """Independent k-means runs; the one with the best objective is kept."""
+    engine: Literal["auto", "faiss", "streaming"] = "auto"
+    """Of `kmeans`: `faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration
+    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32)."""
     max_points_per_centroid: Count | None = None
     """Subsample to K times this many points for fitting; by default all points are used."""
     merge_tiny_below: Natural = 0
@@ -296,6 +299,8 @@ class ClusterConfig(Section):
             raise ValueError("merge_tiny_below has no meaning for method: distillation")
         if self.method == "distillation" and self.more_features:
             raise ValueError("method: distillation takes the outputs of one N_pre, not more_features")
+        if self.engine == "streaming" and (self.method != "kmeans" or self.more_features):
+            raise ValueError("engine: streaming is for method: kmeans over the features of one network")
         if self.distance == "spherical" and not self.l2_normalize:
             raise ValueError("distance: spherical needs l2_normalize: true")
         return self

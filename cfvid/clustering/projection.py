@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +36,50 @@ class Projection:
         """
         if self.pca_dim is None:
             return self
-        if self.pca_dim > min(features_ND.shape):
-            raise ConfigError(
-                f"cluster.pca_dim is {self.pca_dim}, more than the {features_ND.shape[1]} dimensions "
-                f"or the {features_ND.shape[0]} samples of the features.",
-                fix="Lower cluster.pca_dim.",
-            )
+        self._check(features_ND.shape)
         pca = PCA(self.pca_dim, whiten=self.whiten, svd_solver="auto", random_state=self.seed % 2**32)
         pca.fit(self._normalized(features_ND))
-        scale = np.sqrt(np.maximum(pca.explained_variance_, 1e-12)) if self.whiten else np.ones(self.pca_dim)
-        self.mean_D_ = pca.mean_.astype(np.float32)
-        # safetensors writes the memory as it lies: it must lie row by row.
-        self.components_PD_ = np.ascontiguousarray(pca.components_ / scale[:, None], dtype=np.float32)
+        self._keep(pca.mean_, pca.components_, pca.explained_variance_)
         return self
+
+    def fit_blocks(self, blocks: Iterable[np.ndarray]) -> Projection:
+        """`fit` over features (N, D) that come in blocks, from all their second moments.
+
+        Raises:
+            ConfigError: as `fit`.
+        """
+        if self.pca_dim is None:
+            return self
+        num, total_D, moments_DD = 0, np.zeros(0), np.zeros((0, 0))
+        for block_ND in blocks:
+            rows = self._normalized(block_ND)
+            if not num:
+                total_D, moments_DD = np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1]))
+            num, total_D = num + len(rows), total_D + rows.sum(axis=0, dtype=np.float64)
+            moments_DD += rows.T @ rows
+        self._check((num, len(total_D)))
+        mean_D = total_D / num
+        variances, vectors = np.linalg.eigh((moments_DD - num * np.outer(mean_D, mean_D)) / (num - 1))
+        components_PD = vectors[:, : -self.pca_dim - 1 : -1].T
+        # The sign of a component is free: its largest entry is made positive.
+        rows_of_largest = np.abs(components_PD).argmax(axis=1)
+        components_PD = components_PD * np.sign(components_PD[np.arange(self.pca_dim), rows_of_largest])[:, None]
+        self._keep(mean_D, components_PD, variances[: -self.pca_dim - 1 : -1])
+        return self
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if self.pca_dim is not None and self.pca_dim > min(shape):
+            raise ConfigError(
+                f"cluster.pca_dim is {self.pca_dim}, more than the {shape[1]} dimensions "
+                f"or the {shape[0]} samples of the features.",
+                fix="Lower cluster.pca_dim.",
+            )
+
+    def _keep(self, mean_D: np.ndarray, components_PD: np.ndarray, variances_P: np.ndarray) -> None:
+        scale = np.sqrt(np.maximum(variances_P, 1e-12)) if self.whiten else np.ones(len(components_PD))
+        self.mean_D_ = mean_D.astype(np.float32)
+        # safetensors writes the memory as it lies: it must lie row by row.
+        self.components_PD_ = np.ascontiguousarray(components_PD / scale[:, None], dtype=np.float32)
 
     def transform(self, features_ND: np.ndarray) -> np.ndarray:
         """float32 (N, D) -> (N, P)."""

@@ -179,6 +179,7 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
             found.append(f"{stage} was made from other {noun} than those in {source}: run it again.")
     config = run.config.plain()
     config["cluster"].pop("more_features")  # recorded by what they hold, not by their paths
+    config["cluster"].pop("engine")  # recorded by what it came to
     config["pretrain"].pop("input")  # recorded as part of `input`
     for stage, record in records.items():
         for key, then in record.inputs.items():

@@ -31,11 +31,20 @@ from cfvid.clustering.methods.base import Grouping
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.clustering.soft import SoftLabels
+from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
 from cfvid.stages.context import Run
-from cfvid.stages.pool import WITH_LABELS, build_pool, noisy_labels, pool_labels, store_digests
+from cfvid.stages.pool import (
+    POINTS_NAME,
+    WITH_LABELS,
+    build_pool,
+    engine_name,
+    noisy_labels,
+    pool_labels,
+    store_digests,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +79,9 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
         **run.config.plain("seed", "cluster"),
         "features": Record.read(run.folder / "extract", kind=FEATURES_KIND).digest,
     }
+    engine = engine_name(run.config, store=Record.read(run.folder / "extract", kind=FEATURES_KIND))
+    if inputs["cluster"].pop("engine") and engine != FaissEngine.name:
+        inputs["engine"] = engine
     # By what they hold, not by where they are.
     if inputs["cluster"].pop("more_features"):
         inputs["more_features"] = store_digests(run.config)
@@ -79,7 +91,8 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
-    pool, projection = build_pool(run, build_engine(run))
+    engine = build_engine(run, folder=folder)
+    pool, projection = build_pool(run, engine)
     grouping = METHODS[pool.config.method](pool)
     quality = _quality(run, pool.ids, grouping)
     write_pseudo_labels(
@@ -103,11 +116,23 @@ def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         write_soft_labels(folder / SOFT_NAME, pool.ids, grouping.soft)
         files.append(SOFT_NAME)
     Record.write(folder, kind=KIND, inputs=inputs, files=files, facts=facts)
+    if isinstance(engine, StreamingEngine):
+        engine.forget()
+        (folder / POINTS_NAME).unlink()
 
 
-def build_engine(run: Run) -> KMeansEngine:
-    """The k-means engine for this run's device."""
-    return FaissEngine(use_gpu=run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda")
+def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
+    """The k-means engine for this run's device and features.
+
+    Args:
+        run: with complete features.
+        folder: takes the states of long fits.
+    """
+    use_gpu = run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda"
+    store = Record.read(run.folder / "extract", kind=FEATURES_KIND)
+    if engine_name(run.config, store=store) == StreamingEngine.name:
+        return StreamingEngine(folder=folder, use_gpu=use_gpu)
+    return FaissEngine(use_gpu=use_gpu)
 
 
 def _quality(run: Run, ids: list[str], grouping: Grouping) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import numpy as np
 
 from cfvid.artifacts import Record, read_json
 from cfvid.clustering.base import KMeansEngine
+from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.methods.base import Pool
 from cfvid.clustering.projection import Projection
+from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
@@ -25,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 WITH_K = ("kmeans", "per_label")
 """Methods for which `cluster.num_clusters` counts."""
+POINTS_NAME = "points.npy"
+"""In RUN/cluster while features are streamed; removed at the end."""
+_MOST_BYTES = 8 * 2**30
+"""Of features as float32 that `cluster.engine: auto` holds in memory."""
 WITH_LABELS = ("per_label", "prototypes")
 """Methods that need labels."""
 
@@ -40,13 +46,16 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
     config, seed = run.config.cluster, derive(run.config.seed, "cluster")
     store_dims(run.config)
     store = FeatureStore(run.folder / "extract")
+    projection = Projection(l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed)
+    if engine.name == StreamingEngine.name:
+        check_counts(run.config, num_samples=len(store), labels={})
+        points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
+        return Pool(store.ids, None, points_NP, engine, config, seed, label_of={}), projection
     ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
     labels = pool_labels(run) if config.method in WITH_LABELS else {}
     label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels}
     check_counts(run.config, num_samples=len(ids), labels=label_of)
-    projection = Projection(
-        l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed
-    ).fit(features_ND)
+    projection.fit(features_ND)
     pool = Pool(
         ids=ids,
         features_ND=features_ND,
@@ -92,6 +101,37 @@ def store_dims(config: RunConfig) -> list[int]:
                 fix="Name feature stores of the extract stage in cluster.more_features.",
             )
     return [int(shape[0]) for shape in shapes.values()]
+
+
+def engine_name(config: RunConfig, *, store: Record) -> str:
+    """The k-means engine: as configured, or by how much there is to cluster.
+
+    Args:
+        config: the run's.
+        store: of the features.
+    """
+    if config.cluster.engine != "auto":
+        return config.cluster.engine
+    num_bytes = 4 * store.facts["num_samples"] * int(np.prod(store.facts["shape"]))
+    alone = config.cluster.method == "kmeans" and not config.cluster.more_features
+    if num_bytes <= _MOST_BYTES or not alone:
+        return FaissEngine.name
+    logger.info("cluster: %.0f GiB of features are read in blocks (cluster.engine is auto)", num_bytes / 2**30)
+    return StreamingEngine.name
+
+
+def _streamed(store: FeatureStore, projection: Projection, path: Path) -> np.ndarray:
+    """The points to cluster as a memory map in a file; it holds no features in memory."""
+    projection.fit_blocks(features_ND for _, features_ND in store.shards())
+    dim = store.shape[0] if projection.pca_dim is None else projection.pca_dim
+    points_NP = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(store), dim))
+    first = 0
+    for ids, features_ND in store.shards():
+        points_NP[first : first + len(ids)] = projection.transform(features_ND)
+        first += len(ids)
+    points_NP.flush()
+    opened: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return opened
 
 
 def _joined(stores: list[FeatureStore]) -> tuple[list[str], np.ndarray]:

@@ -9,8 +9,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
+from cfvid.clustering.streaming_engine import StreamingEngine
 
-ENGINES = {"faiss": FaissEngine}
+ENGINES = {"faiss": FaissEngine, "streaming": StreamingEngine}
 SETTINGS = {"iterations": 25, "restarts": 3, "max_points_per_centroid": None, "seed": 5}
 
 

@@ -19,10 +19,10 @@ class Pool:
     """The samples to group, N of them."""
 
     ids: list[str]
-    features_ND: np.ndarray
-    """float32, as extracted."""
+    features_ND: np.ndarray | None
+    """float32, as extracted; None where they do not fit in memory, which is for k-means alone."""
     points_NP: np.ndarray
-    """float32, as they are clustered: after the projection."""
+    """float32, as they are clustered: after the projection. Maybe a memory map."""
     engine: KMeansEngine
     config: ClusterConfig
     seed: int

@@ -23,6 +23,7 @@ def distillation(pool: Pool) -> Grouping:
         raise AssertionError("distillation needs the head of N_pre")
     weight_CD, bias_C = pool.head
     # The last layer is linear: the logits of a mean over views are the mean of their logits.
+    assert pool.features_ND is not None
     logits_NC = pool.features_ND @ weight_CD.T + bias_C
     num_samples, num_classes = logits_NC.shape
     used, clusters = np.unique(logits_NC.argmax(axis=1), return_inverse=True)

@@ -1,0 +1,234 @@
+"""k-means over points that need not fit in memory: they are read in blocks, again in each iteration.
+
+All points count in every iteration (Lloyd's algorithm), and a fit that was cut short goes on from its last iteration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from cfvid.artifacts import atomic_file, digest_of
+from cfvid.clustering.base import KMeansResult
+from cfvid.clustering.faiss_engine import count_gpus, flat_index
+from cfvid.seeds import derive
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 64 * 2**20
+"""Of one block of points; two are held at a time."""
+_NUDGE = 1 / 1024
+"""How far the halves of a cluster that is split lie apart, as a share of the centroid: faiss' own."""
+_NO_BETTER = 1e-7
+"""A fit ends when its objective falls by less than this share."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of a fit, after some iterations."""
+
+    centroids_KD: np.ndarray
+    """float32."""
+    objective: tuple[float, ...] = ()
+    """One for each iteration."""
+    is_done: bool = False
+
+
+class StreamingEngine:
+    """See `cfvid.clustering.base.KMeansEngine`; points may be memory maps, of any float type.
+
+    Args:
+        folder: takes the state of a fit after each iteration, and lets it go on from there; None keeps none.
+        use_gpu: search on GPUs, where faiss sees some.
+    """
+
+    name = "streaming"
+
+    def __init__(self, *, folder: Path | None = None, use_gpu: bool = False) -> None:
+        self.folder, self.num_gpus = folder, count_gpus(use_gpu)
+
+    def fit(
+        self,
+        points_ND: np.ndarray,
+        *,
+        num_clusters: int,
+        spherical: bool,
+        iterations: int,
+        restarts: int,
+        max_points_per_centroid: int | None,
+        seed: int,
+    ) -> KMeansResult:
+        """Fit centroids; see the protocol. A cluster that runs empty takes half of the largest one."""
+        num_fitted = min(len(points_ND), num_clusters * (max_points_per_centroid or len(points_ND)))
+        rows = None
+        if num_fitted < len(points_ND):
+            rng = np.random.default_rng(derive(seed, "k-means", "sample"))
+            rows = np.sort(rng.choice(len(points_ND), num_fitted, replace=False))
+        best: _State | None = None
+        for restart in range(restarts):
+            rng = np.random.default_rng(derive(seed, "k-means", restart))
+            chosen = np.sort(rng.choice(num_fitted, num_clusters, replace=False))
+            first_KD = np.array(points_ND[chosen if rows is None else rows[chosen]], dtype=np.float32)
+            key = digest_of(
+                [
+                    seed,
+                    restart,
+                    points_ND.shape,
+                    num_clusters,
+                    spherical,
+                    num_fitted,
+                    hashlib.sha256(first_KD.tobytes()).hexdigest(),
+                ]
+            )
+            state = self._resumed(key, restart) or _State(first_KD)
+            state = self._descend(
+                points_ND, rows, state, spherical=spherical, iterations=iterations, key=key, restart=restart
+            )
+            if best is None or state.objective[-1] < best.objective[-1]:
+                best = state
+        assert best is not None
+        return KMeansResult(best.centroids_KD, list(best.objective), num_fitted)
+
+    def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest centroid by exact search; see the protocol."""
+        ids, distances = self.nearest(points_ND, centroids_KD, num=1)
+        return ids[:, 0], distances[:, 0]
+
+    def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest centroids by exact search; see the protocol."""
+        ids = np.empty((len(points_ND), num), dtype=np.int64)
+        distances = np.empty((len(points_ND), num), dtype=np.float32)
+        index = flat_index(centroids_KD, num_gpus=self.num_gpus)
+        for place, block_BD in blocks(points_ND, desc="assign"):
+            distances[place], ids[place] = index.search(block_BD, num)
+        return ids, distances
+
+    def _descend(
+        self,
+        points_ND: np.ndarray,
+        rows: np.ndarray | None,
+        state: _State,
+        *,
+        spherical: bool,
+        iterations: int,
+        key: str,
+        restart: int,
+    ) -> _State:
+        while not state.is_done and len(state.objective) < iterations:
+            number = len(state.objective) + 1
+            index = flat_index(state.centroids_KD, num_gpus=self.num_gpus)
+            sums_KD, counts_K, distance = _accumulate(
+                points_ND, rows, index, shape=state.centroids_KD.shape, desc=f"k-means {number}/{iterations}"
+            )
+            # Of unit vectors, 1 - cosine is half the squared distance.
+            objective = (*state.objective, distance / 2 if spherical else distance)
+            state = replace(state, centroids_KD=_moved(sums_KD, counts_K, spherical=spherical), objective=objective)
+            if number > 1 and objective[-2] - objective[-1] <= _NO_BETTER * objective[-2] and counts_K.all():
+                state = replace(state, is_done=True)
+            self._keep(state, key, restart)
+            logger.debug("k-means: iteration %d, objective %.6g", number, objective[-1])
+        return state
+
+    def _path(self, restart: int) -> Path | None:
+        return self.folder / f"k-means-{restart}.safetensors" if self.folder else None
+
+    def _keep(self, state: _State, key: str, restart: int) -> None:
+        if (path := self._path(restart)) is not None:
+            tensors = {
+                "centroids": np.ascontiguousarray(state.centroids_KD),
+                "objective": np.array(state.objective),
+                "is_done": np.array([state.is_done]),
+            }
+            with atomic_file(path, check=load_file) as temporary:
+                save_file(tensors, temporary, metadata={"key": key})
+
+    def _resumed(self, key: str, restart: int) -> _State | None:
+        """The state that an earlier, equal fit has left."""
+        path = self._path(restart)
+        if path is None or not path.is_file():
+            return None
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        logger.info("k-means goes on after iteration %d", len(tensors["objective"]))
+        return _State(tensors["centroids"], tuple(tensors["objective"].tolist()), bool(tensors["is_done"][0]))
+
+    def forget(self) -> None:
+        """Remove the states of finished fits."""
+        if self.folder is not None:
+            for path in self.folder.glob("k-means-*.safetensors"):
+                path.unlink()
+
+
+def blocks(points_ND: np.ndarray, rows: np.ndarray | None = None, *, desc: str) -> Iterator[tuple[slice, np.ndarray]]:
+    """The points block by block: their places and float32 values; the next block is read while one is worked on.
+
+    Args:
+        points_ND: float, may be a memory map.
+        rows: only these, ascending; places count them.
+        desc: names the work in the progress bar.
+    """
+    num, dim = len(points_ND) if rows is None else len(rows), points_ND.shape[1]
+    size = max(1, _BLOCK_BYTES // (4 * dim))
+    places = [slice(start, min(start + size, num)) for start in range(0, num, size)]
+
+    def read(place: slice) -> np.ndarray:
+        part = np.array(points_ND[place if rows is None else rows[place]], order="C")  # a copy: here it is read
+        # torch turns half into single precision several times as fast as numpy.
+        return part if part.dtype == np.float32 else torch.from_numpy(part).float().numpy()
+
+    bar = tqdm(
+        total=num, desc=desc, unit="point", unit_scale=True, disable=None if len(places) > 4 else True, leave=False
+    )
+    with ThreadPoolExecutor(1) as pool, bar:
+        ahead = pool.submit(read, places[0]) if places else None
+        for number, place in enumerate(places):
+            assert ahead is not None
+            block = ahead.result()
+            ahead = pool.submit(read, places[number + 1]) if number + 1 < len(places) else None
+            yield place, block
+            bar.update(len(block))
+
+
+def _accumulate(
+    points_ND: np.ndarray, rows: np.ndarray | None, index: faiss.Index, *, shape: tuple[int, ...], desc: str
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """One pass: each cluster's sum of points, float64 (K, D), its size (K,), and the sum of squared distances."""
+    sums_KD = torch.zeros(shape, dtype=torch.float64)
+    counts_K = np.zeros(shape[0], dtype=np.int64)
+    total = 0.0
+    for _, block_BD in blocks(points_ND, rows, desc=desc):
+        distances, ids = index.search(block_BD, 1)
+        # Within a block single precision suffices; over all of them it would not.
+        part_KD = torch.zeros(shape).index_add_(0, torch.from_numpy(ids[:, 0]), torch.from_numpy(block_BD))
+        sums_KD += part_KD
+        counts_K += np.bincount(ids[:, 0], minlength=len(counts_K))
+        total += float(distances.sum(dtype=np.float64))
+    return sums_KD.numpy(), counts_K, total
+
+
+def _moved(sums_KD: np.ndarray, counts_K: np.ndarray, *, spherical: bool) -> np.ndarray:
+    """The centroids of these sums: float32 (K, D), none of them without points."""
+    centroids_KD = sums_KD / np.maximum(counts_K, 1)[:, None]
+    left = counts_K.astype(np.float64)
+    for empty in np.flatnonzero(counts_K == 0):
+        largest = int(left.argmax())
+        signs = np.where(np.arange(sums_KD.shape[1]) % 2 == 0, 1 + _NUDGE, 1 - _NUDGE)
+        centroids_KD[empty], centroids_KD[largest] = centroids_KD[largest] * signs, centroids_KD[largest] / signs
+        left[empty] = left[largest] = left[largest] / 2
+    if spherical:
+        centroids_KD /= np.maximum(np.linalg.norm(centroids_KD, axis=1, keepdims=True), 1e-12)
+    return centroids_KD.astype(np.float32)
