@@ -1,4 +1,4 @@
-"""`python -m tools.bench NAME` from the checkout's root; NAME is decode, extract, retrain, cluster, probe or all."""
+"""`python -m tools.bench NAME` from the checkout's root; NAME is a benchmark, or all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, machine, markdown_table, num_cores, text_table
 
-NAMES = ("decode", "extract", "retrain", "cluster", "probe")
+NAMES = ("decode", "extract", "retrain", "cluster", "streaming", "probe")
 
 
 def main(arguments: list[str] | None = None) -> int:
