@@ -274,6 +274,9 @@ class ClusterConfig(Section):
     engine: Literal["auto", "faiss", "streaming"] = "auto"
     """Of `kmeans`: `faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration
     again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32)."""
+    hierarchical: bool = False
+    """Of `kmeans`: coarse groups first, then clusters within each, then a few iterations over all. For many thousands
+    of clusters: much faster, and nearly as good."""
     max_points_per_centroid: Count | None = None
     """Subsample to K times this many points for fitting; by default all points are used."""
     merge_tiny_below: Natural = 0
@@ -301,6 +304,8 @@ class ClusterConfig(Section):
             raise ValueError("method: distillation takes the outputs of one N_pre, not more_features")
         if self.engine == "streaming" and (self.method != "kmeans" or self.more_features):
             raise ValueError("engine: streaming is for method: kmeans over the features of one network")
+        if self.hierarchical and self.method != "kmeans":
+            raise ValueError(f"hierarchical has no meaning for method: {self.method}")
         if self.distance == "spherical" and not self.l2_normalize:
             raise ValueError("distance: spherical needs l2_normalize: true")
         return self

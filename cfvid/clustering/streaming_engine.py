@@ -71,11 +71,8 @@ class StreamingEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A cluster that runs empty takes half of the largest one."""
-        num_fitted = min(len(points_ND), num_clusters * (max_points_per_centroid or len(points_ND)))
-        rows = None
-        if num_fitted < len(points_ND):
-            rng = np.random.default_rng(derive(seed, "k-means", "sample"))
-            rows = np.sort(rng.choice(len(points_ND), num_fitted, replace=False))
+        rows = subsample(len(points_ND), num_clusters, max_points_per_centroid, seed=seed)
+        num_fitted = len(points_ND) if rows is None else len(rows)
         best: _State | None = None
         for restart in range(restarts):
             rng = np.random.default_rng(derive(seed, "k-means", restart))
@@ -129,12 +126,12 @@ class StreamingEngine:
         while not state.is_done and len(state.objective) < iterations:
             number = len(state.objective) + 1
             index = flat_index(state.centroids_KD, num_gpus=self.num_gpus)
-            sums_KD, counts_K, distance = _accumulate(
+            sums_KD, counts_K, distance = accumulate(
                 points_ND, rows, index, shape=state.centroids_KD.shape, desc=f"k-means {number}/{iterations}"
             )
             # Of unit vectors, 1 - cosine is half the squared distance.
             objective = (*state.objective, distance / 2 if spherical else distance)
-            state = replace(state, centroids_KD=_moved(sums_KD, counts_K, spherical=spherical), objective=objective)
+            state = replace(state, centroids_KD=moved(sums_KD, counts_K, spherical=spherical), objective=objective)
             if number > 1 and objective[-2] - objective[-1] <= _NO_BETTER * objective[-2] and counts_K.all():
                 state = replace(state, is_done=True)
             self._keep(state, key, restart)
@@ -166,11 +163,20 @@ class StreamingEngine:
         logger.info("k-means goes on after iteration %d", len(tensors["objective"]))
         return _State(tensors["centroids"], tuple(tensors["objective"].tolist()), bool(tensors["is_done"][0]))
 
-    def forget(self) -> None:
-        """Remove the states of finished fits."""
-        if self.folder is not None:
-            for path in self.folder.glob("k-means-*.safetensors"):
-                path.unlink()
+
+def subsample(num_points: int, num_clusters: int, per_centroid: int | None, *, seed: int) -> np.ndarray | None:
+    """Rows to fit on, ascending, where these are not all; None for all."""
+    num = num_clusters * (per_centroid or num_points)
+    if num >= num_points:
+        return None
+    rng = np.random.default_rng(derive(seed, "k-means", "sample"))
+    return np.sort(rng.choice(num_points, num, replace=False))
+
+
+def forget(folder: Path) -> None:
+    """Remove the states that fits have left in a folder."""
+    for path in folder.glob("k-means-*.safetensors"):
+        path.unlink()
 
 
 def blocks(points_ND: np.ndarray, rows: np.ndarray | None = None, *, desc: str) -> Iterator[tuple[slice, np.ndarray]]:
@@ -203,10 +209,18 @@ def blocks(points_ND: np.ndarray, rows: np.ndarray | None = None, *, desc: str) 
             bar.update(len(block))
 
 
-def _accumulate(
+def accumulate(
     points_ND: np.ndarray, rows: np.ndarray | None, index: faiss.Index, *, shape: tuple[int, ...], desc: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """One pass: each cluster's sum of points, float64 (K, D), its size (K,), and the sum of squared distances."""
+    """One pass: each cluster's sum of points, float64 (K, D), its size (K,), and the sum of squared distances.
+
+    Args:
+        points_ND: float, may be a memory map.
+        rows: only these, ascending.
+        index: finds the nearest centroid.
+        shape: of the centroids.
+        desc: names the work in the progress bar.
+    """
     sums_KD = torch.zeros(shape, dtype=torch.float64)
     counts_K = np.zeros(shape[0], dtype=np.int64)
     total = 0.0
@@ -220,8 +234,8 @@ def _accumulate(
     return sums_KD.numpy(), counts_K, total
 
 
-def _moved(sums_KD: np.ndarray, counts_K: np.ndarray, *, spherical: bool) -> np.ndarray:
-    """The centroids of these sums: float32 (K, D), none of them without points."""
+def moved(sums_KD: np.ndarray, counts_K: np.ndarray, *, spherical: bool) -> np.ndarray:
+    """The centroids of these sums, float32 (K, D): one that has no points takes half of the largest cluster's."""
     centroids_KD = sums_KD / np.maximum(counts_K, 1)[:, None]
     left = counts_K.astype(np.float64)
     for empty in np.flatnonzero(counts_K == 0):

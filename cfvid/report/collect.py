@@ -180,6 +180,8 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
     config = run.config.plain()
     config["cluster"].pop("more_features")  # recorded by what they hold, not by their paths
     config["cluster"].pop("engine")  # recorded by what it came to
+    if not config["cluster"]["hierarchical"]:
+        config["cluster"].pop("hierarchical")
     config["pretrain"].pop("input")  # recorded as part of `input`
     for stage, record in records.items():
         for key, then in record.inputs.items():

@@ -26,12 +26,13 @@ from cfvid.artifacts import Record, atomic_file, digest_of, read_json, write_jso
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.health import symptoms_of
+from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.methods import METHODS
 from cfvid.clustering.methods.base import Grouping
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.clustering.soft import SoftLabels
-from cfvid.clustering.streaming_engine import StreamingEngine
+from cfvid.clustering.streaming_engine import StreamingEngine, forget
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -82,6 +83,8 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     engine = engine_name(run.config, store=Record.read(run.folder / "extract", kind=FEATURES_KIND))
     if inputs["cluster"].pop("engine") and engine != FaissEngine.name:
         inputs["engine"] = engine
+    if not inputs["cluster"]["hierarchical"]:
+        inputs["cluster"].pop("hierarchical")
     # By what they hold, not by where they are.
     if inputs["cluster"].pop("more_features"):
         inputs["more_features"] = store_digests(run.config)
@@ -91,8 +94,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
-    engine = build_engine(run, folder=folder)
-    pool, projection = build_pool(run, engine)
+    pool, projection = build_pool(run, build_engine(run, folder=folder))
     grouping = METHODS[pool.config.method](pool)
     quality = _quality(run, pool.ids, grouping)
     write_pseudo_labels(
@@ -116,9 +118,8 @@ def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         write_soft_labels(folder / SOFT_NAME, pool.ids, grouping.soft)
         files.append(SOFT_NAME)
     Record.write(folder, kind=KIND, inputs=inputs, files=files, facts=facts)
-    if isinstance(engine, StreamingEngine):
-        engine.forget()
-        (folder / POINTS_NAME).unlink()
+    forget(folder)
+    (folder / POINTS_NAME).unlink(missing_ok=True)
 
 
 def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
@@ -130,9 +131,9 @@ def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
     """
     use_gpu = run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda"
     store = Record.read(run.folder / "extract", kind=FEATURES_KIND)
-    if engine_name(run.config, store=store) == StreamingEngine.name:
-        return StreamingEngine(folder=folder, use_gpu=use_gpu)
-    return FaissEngine(use_gpu=use_gpu)
+    streams = engine_name(run.config, store=store) == StreamingEngine.name
+    engine: KMeansEngine = StreamingEngine(folder=folder, use_gpu=use_gpu) if streams else FaissEngine(use_gpu=use_gpu)
+    return HierarchicalEngine(engine, FaissEngine(use_gpu=use_gpu)) if run.config.cluster.hierarchical else engine
 
 
 def _quality(run: Run, ids: list[str], grouping: Grouping) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
     store_dims(run.config)
     store = FeatureStore(run.folder / "extract")
     projection = Projection(l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed)
-    if engine.name == StreamingEngine.name:
+    if engine_name(run.config, store=store.record) == StreamingEngine.name:
         check_counts(run.config, num_samples=len(store), labels={})
         points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
         return Pool(store.ids, None, points_NP, engine, config, seed, label_of={}), projection

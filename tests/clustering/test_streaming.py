@@ -86,7 +86,7 @@ def test_a_fit_goes_on_where_it_was_cut_short(
     tmp_path: Path, points_ND: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _fit(points_ND, restarts=2)
-    passes, accumulate = [], streaming_engine._accumulate
+    passes, accumulate = [], streaming_engine.accumulate
 
     def cut_short(*args: object, **options: object) -> object:
         if len(passes) == 6:
@@ -94,14 +94,14 @@ def test_a_fit_goes_on_where_it_was_cut_short(
         passes.append(1)
         return accumulate(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(streaming_engine, "_accumulate", cut_short)
+    monkeypatch.setattr(streaming_engine, "accumulate", cut_short)
     with pytest.raises(KeyboardInterrupt):
         _fit(points_ND, restarts=2, folder=tmp_path)
     passes.clear()
-    monkeypatch.setattr(streaming_engine, "_accumulate", accumulate)
+    monkeypatch.setattr(streaming_engine, "accumulate", accumulate)
     counted = []
     monkeypatch.setattr(
-        streaming_engine, "_moved", lambda *a, _m=streaming_engine._moved, **k: counted.append(1) or _m(*a, **k)
+        streaming_engine, "moved", lambda *a, _m=streaming_engine.moved, **k: counted.append(1) or _m(*a, **k)
     )
     resumed = _fit(points_ND, restarts=2, folder=tmp_path)
     np.testing.assert_array_equal(resumed.centroids_KD, whole.centroids_KD)

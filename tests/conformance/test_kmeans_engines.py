@@ -9,9 +9,15 @@ from sklearn.metrics import adjusted_rand_score
 
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
+from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
 
-ENGINES = {"faiss": FaissEngine, "streaming": StreamingEngine}
+
+def _hierarchical() -> KMeansEngine:
+    return HierarchicalEngine(StreamingEngine(), FaissEngine())
+
+
+ENGINES = {"faiss": FaissEngine, "streaming": StreamingEngine, "hierarchical": _hierarchical}
 SETTINGS = {"iterations": 25, "restarts": 3, "max_points_per_centroid": None, "seed": 5}
 
 
