@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -381,7 +381,8 @@ class SvmConfig(Section):
 class HeadsConfig(TrainingConfig):
     """Linear heads trained by SGD on every layer at once, over augmented views: batch normalisation and one layer.
 
-    The defaults are those of the paper's linear evaluation on ImageNet-1K.
+    The defaults are those of the paper's linear evaluation on ImageNet-1K; with other `epochs` the learning rate falls
+    at the same shares of them, as it does for the paper's other targets.
     """
 
     epochs: Count = 28
@@ -390,22 +391,43 @@ class HeadsConfig(TrainingConfig):
     weight_decay: Annotated[Number, Field(ge=0.0)] = 5e-4
     nesterov: bool = True
     schedule: Literal["cosine", "step", "constant"] = "step"
-    milestones: list[Count] = [8, 16, 24]
+    clip_grad_norm: None = None
+    """Not for heads: they are trained side by side, and share nothing."""
     num_values: Count = 9216
     """A layer is averaged over time, and over space until it has at most so many values."""
     by_target: dict[TargetName, dict[str, Any]] = {}
-    """Keys that are otherwise for a target: `places205: {epochs: 14, milestones: [4, 8, 12]}`."""
+    """Keys that are otherwise for a target: `places205: {epochs: 14}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _milestones_follow_the_epochs(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "milestones" in values or values.get("schedule", "step") != "step":
+            return values
+        epochs = values.get("epochs", cls.model_fields["epochs"].default)
+        if type(epochs) is not int or epochs < 1:
+            return values  # told by the field itself
+        found = sorted({round(epochs * share / 7) for share in (2, 4, 6)} - {0, epochs})
+        return values | ({"milestones": found} if found else {"schedule": "constant"})
 
     @model_validator(mode="after")
     def _targets_are_valid(self) -> Self:
-        for target in self.by_target:
-            self.of_target(target)
+        for target, own in self.by_target.items():
+            try:
+                if "by_target" in own:
+                    raise ValueError("by_target cannot stand in itself")
+                self.of_target(target)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                key = ".".join(map(str, first["loc"]))
+                what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+                raise ValueError(f"by_target.{target}: {key + ': ' if key else ''}{what}") from None
         return self
 
     def of_target(self, target: str) -> HeadsConfig:
         """The settings for one target."""
-        common = self.model_dump(exclude={"by_target"})
-        return HeadsConfig.model_validate(common | self.by_target.get(target, {}))
+        own = self.by_target.get(target, {})
+        follows = {"milestones"} if {"epochs", "schedule"} & set(own) else set()
+        return HeadsConfig.model_validate(self.model_dump(exclude={"by_target"} | follows) | own)
 
 
 class FinetuneConfig(TrainingConfig):
@@ -524,7 +546,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _named_targets_exist(self) -> Self:
-        for key, names in (("report.leaks", self.report.leaks), ("transfer.any_label", self.transfer.any_label)):
+        named: dict[str, Collection[str]] = {
+            "report.leaks": self.report.leaks,
+            "transfer.any_label": self.transfer.any_label,
+            "transfer.heads.by_target": self.transfer.heads.by_target,
+        }
+        for key, names in named.items():
             for name in names:
                 if name not in self.data.targets:
                     raise ValueError(f"{key}: data.targets has no {name!r}")

@@ -263,9 +263,14 @@ def _leaks_by_features(options: argparse.Namespace, *, known: set[str]) -> list[
     pool, target = (FeatureStore(folder) for folder in options.features)
     if pool.record.inputs["network"] != target.record.inputs["network"]:
         raise ConfigError("The features are of two networks.", fix="Compare stores by the same one.")
+    layers = [store.record.inputs["layers"] for store in (pool, target)]
+    if layers[0] != layers[1] and any(of_one[0] is not None for of_one in layers):
+        raise ConfigError(f"The features are of the layers {layers[0]} and {layers[1]}.", fix="Compare equal ones.")
+    # A store may hold further layers behind the trunk's output, which is what both have.
+    width = min(store.shape[-1] for store in (pool, target))
     sides = []
     for store in (pool, target):
-        features = store.gather(store.ids)
+        features = store.gather(store.ids)[..., :width]
         sides.append((store.ids, features.mean(axis=1) if features.ndim == 3 else features))
     least = MIN_COSINE if options.min_cosine is None else options.min_cosine
     found = find_leaks_by_features(sides[0], sides[1], min_cosine=least)

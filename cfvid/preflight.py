@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cfvid.artifacts import refuse_changes
 from cfvid.data.manifest import Manifest
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
-from cfvid.models.zoo import feature_dims
+from cfvid.models.zoo import Network, feature_dims
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
 from cfvid.stages.estimate import claims as of_estimate
@@ -22,6 +24,7 @@ from cfvid.stages.pretrain import make_task
 from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
+from cfvid.training.optim import parts_of
 
 _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = {
     "pretrain": of_pretrain,
@@ -57,6 +60,8 @@ def check(run: Run, stages: Collection[str]) -> None:
         with faults.collected():
             for arch in {run.config.pretrain.arch, run.config.retrain_arch}:
                 feature_dims(arch, run.config.transfer.linear.layers, run.modality.example(1).shape)
+                with torch.device("meta"):
+                    parts_of(Network(arch, num_classes=1), run.config.transfer.finetune.part_lrs)
         for name in run.config.data.targets:
             with faults.collected():
                 read_target(run, name)

@@ -122,9 +122,12 @@ def read_leaked(path: Path) -> set[str]:
         DataError: when it is no such file.
     """
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return {row["target"] for row in rows}
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
+                raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
+            return {row["target"] for row in reader}
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path} is no list of leaks.", why=str(error), fix="Give a file that `cfvid data leaks --out` wrote."
         ) from error

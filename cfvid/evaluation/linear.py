@@ -30,17 +30,26 @@ class LinearProbe:
     def __init__(self, config: LinearConfig, *, seed: int, device: torch.device | None = None) -> None:
         self.config, self.seed, self.device = config, seed, device or torch.device("cpu")
 
-    def fit(self, features_NVD: np.ndarray, labels_N: np.ndarray, *, num_classes: int) -> LinearProbe:
+    def fit(
+        self,
+        features_NVD: np.ndarray,
+        labels_N: np.ndarray,
+        *,
+        num_classes: int,
+        samples_N: np.ndarray | None = None,
+    ) -> LinearProbe:
         """Fit on the views of each sample as separate examples.
 
         The penalty is chosen by top-1 on a fifth of the samples, all views of a sample on one side; where these are too
         few for that, or most of their classes are in no other sample, the middle penalty is used. `converged_` and
-        `iterations_` speak of the final fit.
+        `iterations_` speak of the final fit. With `samples_N`, rows of the same sample (one for each of its labels)
+        stay together, too.
         """
         num_views = features_NVD.shape[1]
+        samples_N = np.arange(len(labels_N)) if samples_N is None else samples_N
         self.num_classes_ = num_classes
         examples = features_NVD.reshape(-1, features_NVD.shape[-1])
-        labels, groups = np.repeat(labels_N, num_views), np.repeat(np.arange(len(labels_N)), num_views)
+        labels, groups = np.repeat(labels_N, num_views), np.repeat(samples_N, num_views)
         self.scaler_ = StandardScaler().fit(examples)
         examples = self.scaler_.transform(examples)
         self.classes_, labels = np.unique(labels, return_inverse=True)

@@ -98,8 +98,11 @@ class LogisticProblem:
 
     def _moments(self) -> torch.Tensor:
         """Mean outer product of the examples, float64 (D, D)."""
-        parts = [(points_ND.T @ points_ND).double() for points_ND, _ in self._parts()]
-        return torch.stack(parts).sum(dim=0) / len(self.points_ND)
+        size = self.points_ND.shape[1]
+        moments_DD = torch.zeros(size, size, dtype=torch.float64, device=self.points_ND.device)
+        for points_ND, _ in self._parts():
+            moments_DD += points_ND.T @ points_ND
+        return moments_DD / len(self.points_ND)
 
     def _factor(self, decay: float) -> torch.Tensor:
         """L of the curvature L L^T, float64 (D + 1, D + 1): of weights, and of the intercept, which is apart."""
@@ -110,7 +113,9 @@ class LogisticProblem:
             return torch.diag(diagonal.sqrt())
         curvature = torch.diag(diagonal)
         curvature[:-1, :-1] = scale * self._moments_DD
-        curvature.diagonal()[:-1] += decay + 1e-7  # float32 moments may fall short of positive by as much
+        # Sums in single precision may fall short of positive by as much.
+        ridge = scale * float(torch.finfo(torch.float32).eps * self._moments_DD.trace())
+        curvature.diagonal()[:-1] += decay + ridge + 1e-9
         return torch.linalg.cholesky(curvature)
 
     def _mean_loss(self, weights: torch.Tensor) -> tuple[float, torch.Tensor]:

@@ -26,7 +26,14 @@ class NearestNeighbours:
     def __init__(self, config: NearestConfig) -> None:
         self.config = config
 
-    def fit(self, features_NVD: np.ndarray, labels_N: np.ndarray, *, num_classes: int) -> NearestNeighbours:
+    def fit(
+        self,
+        features_NVD: np.ndarray,
+        labels_N: np.ndarray,
+        *,
+        num_classes: int,
+        samples_N: np.ndarray | None = None,  # noqa: ARG002 - nothing is held out here
+    ) -> NearestNeighbours:
         """Keep the training samples; `num_neighbours_` is at most their number."""
         self.num_classes_ = num_classes
         self.points_ND = unit(unit(features_NVD).mean(axis=1))

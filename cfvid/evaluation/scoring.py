@@ -42,7 +42,12 @@ def score(logits_NVC: np.ndarray, labels_NL: np.ndarray, *, view_noun: str) -> d
 
 def _top(outputs_NC: np.ndarray, labels_NL: np.ndarray, *, prefix: str) -> dict[str, float]:
     num_classes = outputs_NC.shape[1]
-    named = np.argsort(-outputs_NC, axis=1, kind="stable")[:, :5]  # the first of equals, as in predictions
+    # Few are sorted, and the first of equals comes first, as in predictions.
+    most = min(5, num_classes)
+    kept = np.sort(np.argpartition(-outputs_NC, most - 1, axis=1)[:, :most], axis=1)
+    order = np.argsort(-np.take_along_axis(outputs_NC, kept, axis=1), axis=1, kind="stable")
+    named = np.take_along_axis(kept, order, axis=1)
+    named[:, 0] = outputs_NC.argmax(axis=1)
     right = (named[:, :, None] == labels_NL[:, None, :]).any(axis=2)
     numbers = (1, 5) if num_classes > 5 else (1,)
     return {f"{prefix}top{k}": 100 * float(right[:, :k].any(axis=1).mean()) for k in numbers}

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 IGNORED = -1
 """Neither a positive nor a negative of its class: left out of its training and of its score."""
+_FEWEST_POSITIVES = 20
+"""Of each class, for an interval of the mAP: with 3 it would be a third too narrow."""
 
 
 class OneVsAllSvm:
@@ -86,19 +88,23 @@ class OneVsAllSvm:
         return machine
 
 
-def parts_of_map(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> np.ndarray:
+def parts_of_map(decisions_NC: np.ndarray, labels_NC: np.ndarray) -> np.ndarray | None:
     """Values for each sample whose mean is `map`, in percent, and whose spread is the mAP's: float64 (N,).
+
+    None where a class has fewer positives than the spread can be told from.
 
     Args:
         decisions_NC: as for `mean_average_precision`.
-        labels_NC: likewise. A class with a single positive tells nothing about the spread.
+        labels_NC: likewise.
     """
     num = len(labels_NC)
     deviations = []
     for decisions, labels in _scored_classes(decisions_NC, labels_NC):
         own, counts = np.zeros(num), labels != IGNORED
-        if (labels == 1).sum() > 1:
-            own[counts] = influences(decisions[counts], labels[counts] == 1) * num / counts.sum()
+        if (labels == 1).sum() < _FEWEST_POSITIVES:
+            logger.info("no interval of the mAP: a class has only %d positives", (labels == 1).sum())
+            return None
+        own[counts] = influences(decisions[counts], labels[counts] == 1) * num / counts.sum()
         deviations.append(own)
     mean = mean_average_precision(decisions_NC, labels_NC)["map"]
     return np.asarray(mean + 100 * np.mean(deviations, axis=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Self
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cfvid.models.zoo import layer_modules
+from cfvid.models.zoo import LayerOutputs
 
 
 class LayerHeads(nn.Module):
@@ -43,10 +42,7 @@ class LayerHeads(nn.Module):
         shape: torch.Size,
     ) -> None:
         super().__init__()
-        self.trunk, self.layers, self.num_values = trunk.requires_grad_(False), tuple(layers), num_values
-        self._seen: dict[str | None, torch.Tensor] = {}
-        for layer, module in layer_modules(trunk, layers).items():
-            module.register_forward_hook(functools.partial(self._keep, layer))
+        self.outputs, self.num_values = LayerOutputs(trunk.requires_grad_(False), layers), num_values
         pooled = self.eval()._pooled(torch.zeros(shape, device=next(trunk.parameters()).device))
         self.sizes = [part.shape[1:].numel() for part in pooled]
         self.heads = nn.ModuleList(_Head(*part.shape[1:], num_classes=num_classes) for part in pooled)
@@ -63,19 +59,13 @@ class LayerHeads(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Only the heads are ever in training mode."""
         super().train(mode)
-        self.trunk.eval()
+        self.outputs.eval()
         return self
-
-    def _keep(self, layer: str, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
-        self._seen[layer] = output
 
     @torch.no_grad()
     def _pooled(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Each layer, (N, channels, positions)."""
-        self._seen[None] = self.trunk(batch)
-        parts = [self._seen[layer] for layer in self.layers]
-        self._seen = {}
-        return [pool(part, self.num_values) for part in parts]
+        return [pool(part, self.num_values) for part in self.outputs(batch)]
 
 
 class _Head(nn.Module):

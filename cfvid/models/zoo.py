@@ -79,23 +79,8 @@ def build_network(arch: str, *, num_classes: int, seed: int) -> Network:
         return Network(arch, num_classes=num_classes)
 
 
-def layer_modules(trunk: nn.Module, layers: Sequence[str | None]) -> dict[str, nn.Module]:
-    """The modules of those layers that have a name; None, the trunk's own output, has none.
-
-    Raises:
-        ConfigError: listing the top layers, when the trunk has no such one.
-    """
-    modules = dict(trunk.named_modules())
-    named = [layer for layer in layers if layer is not None]
-    for layer in named:
-        if layer not in modules or layer == "":
-            names = [name for name, _ in trunk.named_children()]
-            raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
-    return {layer: modules[layer] for layer in named}
-
-
-class LayerFeatures(nn.Module):
-    """A trunk that gives the outputs of some of its layers, averaged over space and time, side by side: (N, sum of D).
+class LayerOutputs(nn.Module):
+    """A trunk that gives the outputs of some of its layers, as they are.
 
     Args:
         trunk: maps a batch to (N, D).
@@ -105,22 +90,47 @@ class LayerFeatures(nn.Module):
         ConfigError: listing the top layers, when the trunk has no such one.
     """
 
-    def __init__(self, trunk: nn.Module, layers: Sequence[str | None] = (None,)) -> None:
+    def __init__(self, trunk: nn.Module, layers: Sequence[str | None]) -> None:
         super().__init__()
         self.trunk, self.layers = trunk, tuple(layers)
         self._seen: dict[str | None, torch.Tensor] = {}
-        for layer, module in layer_modules(trunk, self.layers).items():
-            module.register_forward_hook(functools.partial(self._keep, layer))
+        modules = dict(trunk.named_modules())
+        for layer in self.layers:
+            if layer is not None and (layer not in modules or layer == ""):
+                names = [name for name, _ in trunk.named_children()]
+                raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
+            if layer is not None:
+                modules[layer].register_forward_hook(functools.partial(self._keep, layer))
 
     def _keep(self, layer: str, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
         self._seen[layer] = output
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised float input -> features, (N, sum of D), in the order of the layers."""
+    def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Normalised float input -> each layer's output, (N, C) or (N, C, ...), in the order of the layers."""
         self._seen[None] = self.trunk(batch)
         parts = [self._seen[layer] for layer in self.layers]
         self._seen = {}
-        return torch.cat([part.flatten(2).mean(2) if part.ndim > 2 else part for part in parts], dim=1)
+        return parts
+
+
+class LayerFeatures(nn.Module):
+    """The outputs of some layers of a trunk, averaged over space and time, side by side: (N, sum of D).
+
+    Args:
+        trunk: maps a batch to (N, D).
+        layers: as for `LayerOutputs`.
+
+    Raises:
+        ConfigError: listing the top layers, when the trunk has no such one.
+    """
+
+    def __init__(self, trunk: nn.Module, layers: Sequence[str | None] = (None,)) -> None:
+        super().__init__()
+        self.outputs = LayerOutputs(trunk, layers)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised float input -> features, (N, sum of D), in the order of the layers."""
+        return torch.cat([part.flatten(2).mean(2) if part.ndim > 2 else part for part in self.outputs(batch)], dim=1)
 
 
 def feature_dims(arch: str, layers: Sequence[str | None], example: torch.Size) -> list[int]:
@@ -131,6 +141,4 @@ def feature_dims(arch: str, layers: Sequence[str | None], example: torch.Size) -
     """
     with torch.device("meta"):
         trunk = Network(arch, num_classes=1).trunk.eval()
-        features = LayerFeatures(trunk, layers)
-        inputs = torch.empty(example)
-        return [LayerFeatures(trunk, [layer])(inputs).shape[1] for layer in features.layers]
+        return [part.shape[1] for part in LayerOutputs(trunk, layers)(torch.empty(example))]

@@ -23,7 +23,7 @@ from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.data.leaks import read_leaked
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
-from cfvid.errors import ArtifactError, ConfigError, Interrupted
+from cfvid.errors import ArtifactError, ConfigError, DataError, Interrupted
 from cfvid.evaluation.folds import Folds, joined_values, mean_scores
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.report.comparison import (
@@ -265,6 +265,8 @@ def _leaks(run: Run, scores: Sequence[Mapping[str, Any]], hits: Mapping[Cell, Hi
                 if cell[0] == target
             }
             scored = {sample_id for cell, values in hits.items() if cell[0] == target for sample_id in values}
+            if leaked and leaked.isdisjoint(run.manifest(target).split("val").ids):
+                raise DataError(f"none of its samples is one of {target}'s val split")
             own = [score for score in scores if score["target"] == target]
             found.append(
                 leak_caution(target, num_leaked=len(leaked & scored), num_scored=len(scored), hits=kept, scores=own)

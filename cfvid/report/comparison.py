@@ -36,8 +36,10 @@ METRIC_NAMES = {"top1": "top-1", "map": "mAP", "recall1": "R@1"}
 AVERAGES = ("map",)
 """Metrics that are no count of samples."""
 _NUM_RESAMPLES = 20_000
-_MOST_DRAWS = 20_000_000
-"""Of all resamples together, to bound memory: where samples all differ, as for mAP, there are fewer resamples."""
+_FEW_RESAMPLES = 2_000
+_MANY_DISTINCT = 1_000
+"""Differences: where samples all differ, as for mAP, there are fewer resamples, to save time."""
+_DRAWS_AT_ONCE = 10_000_000
 _LEVEL = 0.95
 _SHARED_CLASSES = 0.5
 """A target is warned about when this share of its classes are pre-training labels."""
@@ -127,10 +129,14 @@ def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]], *, one_by_one: bool = Tru
     distinct, counts = np.unique(differences, return_counts=True)
     rng = stream(0, "report", "bootstrap")
     # Samples with the same difference are alike, so resampling their counts is resampling the samples.
-    num_resamples = min(_NUM_RESAMPLES, max(1000, _MOST_DRAWS // len(distinct)))
-    drawn = rng.multinomial(len(common), counts / counts.sum(), size=num_resamples) / len(common)
+    num_resamples = _NUM_RESAMPLES if len(distinct) < _MANY_DISTINCT else _FEW_RESAMPLES
+    at_once = max(1, _DRAWS_AT_ONCE // len(distinct))
+    means: list[float] = []
+    while len(means) < num_resamples:
+        size = min(at_once, num_resamples - len(means))
+        means += (rng.multinomial(len(common), counts / counts.sum(), size=size) @ distinct / len(common)).tolist()
     tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(100 * drawn @ distinct, [tail, 100 - tail])
+    low, high = np.percentile(100 * np.array(means), [tail, 100 - tail])
     found = {"num_samples": len(common), "interval_95": [float(low), float(high)]}
     if not one_by_one:
         return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet
 from sklearn.metrics import confusion_matrix
 
@@ -33,30 +34,27 @@ class Confusions:
 
     def plain(self) -> list[dict[str, Any]]:
         """For each cell `target`, `protocol`, `network`; `classes` and `counts` (rows are the true ones), where there
-        are not too many; and `pairs`: what is taken for another class most often, as `label`, `predicted`, `share` of
-        the label's samples.
+        are not too many; and `pairs`: what is taken for another class most often, as `label`, `predicted`, `count` and
+        `share` of the label's samples.
         """
         entries = []
         for (target, protocol, network), parts in self._said.items():
-            labels, said = (np.concatenate([np.array(part[side], dtype=object) for part in parts]) for side in (0, 1))
+            labels, said = (list(itertools.chain.from_iterable(part[side] for part in parts)) for side in (0, 1))
             classes = sorted({*labels, *said})
-            counts = confusion_matrix(labels, said, labels=classes)
             entry: dict[str, Any] = {"target": target, "protocol": protocol, "network": network}
             if len(classes) <= MOST_CLASSES:
-                entry |= {"classes": classes, "counts": counts.tolist()}
-            entries.append(entry | {"pairs": _pairs(classes, counts)})
+                entry |= {"classes": classes, "counts": confusion_matrix(labels, said, labels=classes).tolist()}
+            entries.append(entry | {"pairs": _pairs(labels, said)})
         return entries
 
 
-def _pairs(classes: Sequence[str], counts: np.ndarray) -> list[dict[str, Any]]:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    first = np.argsort(-shares, axis=None, kind="stable")[:_MOST_PAIRS]
-    places = [(int(row), int(column)) for row, column in zip(*np.unravel_index(first, shares.shape), strict=True)]
+def _pairs(labels: Sequence[str], said: Sequence[str]) -> list[dict[str, Any]]:
+    sizes = Counter(labels)
+    wrong = Counter((label, name) for label, name in zip(labels, said, strict=True) if label != name)
+    first = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:_MOST_PAIRS]
     return [
-        {"label": classes[row], "predicted": classes[column], "share": float(shares[row, column])}
-        for row, column in places
-        if shares[row, column] > 0
+        {"label": label, "predicted": name, "count": count, "share": count / sizes[label]}
+        for (label, name), count in first
     ]
 
 

@@ -21,7 +21,7 @@ from cfvid.report.sheets import Sheets
 from cfvid.report.text import counted, duration, shortened, signed, visible
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_MOST_DRAWN = 40
+_MOST_DRAWN = 25
 """Classes of a confusion matrix that is drawn."""
 _METRIC_NAMES = {"top1": "top-1", "top5": "top-5"}
 

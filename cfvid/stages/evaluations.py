@@ -129,8 +129,9 @@ def read_target(run: Run, name: str) -> Target:
     """
     fit = ANY_LABEL if name in run.config.transfer.any_label else MULTI_LABEL
     unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in fit]
-    # What shows nothing but unsure labels is still no example of all others.
-    target = Target(name, *(run.labelled(name, split, or_unsure=not unfit) for split in ("train", "val")))
+    # For a machine of each class what shows nothing but unsure labels is still no example of all others.
+    or_unsure = all(protocol in MULTI_LABEL for protocol in run.config.transfer.protocols)
+    target = Target(name, *(run.labelled(name, split, or_unsure=or_unsure) for split in ("train", "val")))
     labels = {**target.train.labels_by_id, **target.val.labels_by_id}
     several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
     if several and unfit:

@@ -72,7 +72,8 @@ def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | N
     logits: dict[str | None, np.ndarray] = {}
     facts: dict[str, Any] = {}
     for (layer, train_NVD), (_, val_NVD) in zip(train.by_layer(), val.by_layer(), strict=True):
-        probe = make().fit(train_NVD[rows] if several else train_NVD, labels, num_classes=len(target.classes))
+        examples_NVD = train_NVD[rows] if several else train_NVD
+        probe = make().fit(examples_NVD, labels, num_classes=len(target.classes), samples_N=rows)
         logits[layer] = probe.logits(val_NVD)
         facts |= {at_layer(name, layer): value for name, value in probe.facts.items()}
     return named(run, evaluation, val.ids, logits, facts)
@@ -109,7 +110,9 @@ def svm(run: Run, evaluation: Evaluation) -> Outcome:
             name for name, converged in zip(target.classes, machines.converged_, strict=True) if not converged
         ]
         columns[at_layer("decisions", layer)] = list(decisions_NC)
-        columns[at_layer("map_part", layer)] = parts_of_map(decisions_NC, val_NC)
+        parts = parts_of_map(decisions_NC, val_NC)
+        if parts is not None:
+            columns[at_layer("map_part", layer)] = parts
     return Outcome(val.ids, val.all_NVD.shape[1], scores, pa.table(columns), {**facts, "classes": target.classes})
 
 

@@ -135,6 +135,7 @@ def train(
     """
     if config.channels_last:
         network = network.to(memory_format=memory_format(data.modality.network_dims + 2))
+    freeze(network, part_lrs or {})
     # Accelerate saves and loads all that it ever prepared: forget the networks of earlier stages.
     accelerator.free_memory()
     prepared, optimizer = accelerator.prepare(network, build_optimizer(network, config, part_lrs))

@@ -27,7 +27,7 @@ def build_optimizer(
     Raises:
         ConfigError: for parts that the network does not have.
     """
-    rates = _parts(network, part_lrs or {})
+    rates = parts_of(network, part_lrs or {})
     # The common groups stand first, even when empty: states of a training name groups by their place.
     members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in network.named_parameters():
@@ -45,11 +45,20 @@ def build_optimizer(
 
 
 def freeze(network: nn.Module, part_lrs: Mapping[str, float]) -> None:
-    """Put the parts whose learning rate is 0 in evaluation mode: their normalisation keeps its statistics."""
-    rates = _parts(network, part_lrs)
+    """Parts whose learning rate is 0 take no gradients, and their normalisation keeps its statistics.
+
+    To be called again after `network.train()`.
+
+    Raises:
+        ConfigError: for parts that the network does not have.
+    """
+    rates = parts_of(network, part_lrs)
     for name, module in network.named_modules():
         if _lr_of(name, rates, 1.0) == 0:
-            module.eval()
+            module.training = False  # of this module alone: a part inside may be trained
+    for name, parameter in network.named_parameters():
+        if _lr_of(name, rates, 1.0) == 0:
+            parameter.requires_grad_(False)
 
 
 def _lr_of(name: str, rates: Mapping[str, float], default: float) -> float:
@@ -57,8 +66,12 @@ def _lr_of(name: str, rates: Mapping[str, float], default: float) -> float:
     return rates[max(fitting, key=len)] if fitting else default
 
 
-def _parts(network: nn.Module, part_lrs: Mapping[str, float]) -> dict[str, float]:
-    """Rates by whole module names."""
+def parts_of(network: nn.Module, part_lrs: Mapping[str, float]) -> dict[str, float]:
+    """Rates by whole module names.
+
+    Raises:
+        ConfigError: for parts that the network does not have, and when all of it is frozen.
+    """
     modules = dict(network.named_modules())
     rates = {}
     for part, lr in part_lrs.items():
@@ -66,10 +79,14 @@ def _parts(network: nn.Module, part_lrs: Mapping[str, float]) -> dict[str, float
         if whole is None or part == "":
             known = [name for name in modules if name and name.count(".") <= 1]
             names = ", ".join(name.removeprefix("trunk.") for name in known)
-            raise ConfigError(f"part_lrs: the network has no part {part!r}.", fix=f"Name one of {names}.")
+            raise ConfigError(
+                f"transfer.finetune.part_lrs: the network has no part {part!r}.", fix=f"Name one of {names}."
+            )
         rates[whole] = lr
     if rates and not any(_lr_of(name, rates, 1.0) > 0 for name, _ in network.named_parameters()):
-        raise ConfigError("part_lrs: every part of the network is frozen.", fix="Give one a rate above 0.")
+        raise ConfigError(
+            "transfer.finetune.part_lrs: every part of the network is frozen.", fix="Give one a rate above 0."
+        )
     return rates
 
 

@@ -74,7 +74,8 @@ class Repeated:
     def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
         """See `cfvid.training.objective.Objective`."""
         plain = self.objective.examples(views, batch)
-        return Examples(plain.inputs, plain.target.repeat_interleave(self.times, dim=0))
+        weights = None if plain.weights is None else plain.weights.repeat_interleave(self.times)
+        return Examples(plain.inputs, plain.target.repeat_interleave(self.times, dim=0), weights)
 
 
 class SoftTargets:

@@ -29,9 +29,10 @@ def test_the_nearest_of_each_that_is_near_enough() -> None:
 def test_a_file_of_leaks_is_read_back(tmp_path: Path) -> None:
     write_leaks([Leak("a", "x", distance=3), Leak("b", "ü,y", cosine=0.97)], tmp_path / "leaks.csv")
     assert read_leaked(tmp_path / "leaks.csv") == {"x", "ü,y"}
-    (tmp_path / "other.csv").write_text("id\n1\n")
-    with pytest.raises(DataError, match="no list of leaks"):
-        read_leaked(tmp_path / "other.csv")
+    for text in ("", "foo\n", "id\n1\n"):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(DataError, match="no list of leaks"):
+            read_leaked(tmp_path / "other.csv")
 
 
 def test_gains_without_them() -> None:
@@ -81,6 +82,10 @@ def test_from_the_command_line_to_the_report(
     told = tiny_config(pictures, **_options(pictures), report__leaks={"target": str(leaks)})
     run_stages(told, run, stages=["report"])
     assert "validation samples look like one of the pool" in (run / "report" / "report.html").read_text()
+    (tmp_path / "of_others.csv").write_text("pool,target,distance,cosine\na,b,1,\n")
+    other = tiny_config(pictures, **_options(pictures), report__leaks={"target": str(tmp_path / "of_others.csv")})
+    run_stages(other, run, stages=["report"])
+    assert "none of its samples is one of target" in (run / "report" / "report.html").read_text()
 
 
 def test_leaks_of_an_unknown_target(pictures: Path) -> None:

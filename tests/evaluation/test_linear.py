@@ -76,3 +76,17 @@ def test_few_of_each_class_are_drawn_by_their_ids() -> None:
     again = few_of_each([ids[n] for n in present], labels[present], 2, seed=1)
     assert set(two[1:]) < set(present[again])
     assert len(few_of_each(ids, labels, 99, seed=1)) == 30
+
+
+def test_rows_of_one_sample_stay_together(
+    monkeypatch: pytest.MonkeyPatch, problem: tuple[np.ndarray, np.ndarray]
+) -> None:
+    features_NVD, labels = problem
+    twice, samples = np.concatenate([features_NVD, features_NVD]), np.tile(np.arange(200), 2)
+    seen: list[np.ndarray] = []
+    choose = LinearProbe._choose
+    monkeypatch.setattr(
+        LinearProbe, "_choose", lambda self, x, y, groups: seen.append(groups) or choose(self, x, y, groups)
+    )
+    LinearProbe(LinearConfig(), seed=0).fit(twice, np.tile(labels, 2), num_classes=4, samples_N=samples)
+    np.testing.assert_array_equal(seen[0], samples)

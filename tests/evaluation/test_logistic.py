@@ -82,3 +82,11 @@ def test_features_without_any_spread_are_solved() -> None:
     points_ND, labels = np.zeros((30, 5), dtype=np.float32), np.arange(30) % 3
     found = LogisticProblem(points_ND, labels, device=_CPU).solve(1.0, max_iterations=50)
     np.testing.assert_allclose(np.exp(found.log_probabilities(points_ND)), 1 / 3, atol=1e-3)
+
+
+def test_features_of_low_rank_are_solved() -> None:
+    """As when centroids stand for features: sums in single precision are then less than positive."""
+    rng = np.random.default_rng(0)
+    points_ND = rng.normal(size=(4, 128))[rng.integers(4, size=20_000)].astype(np.float32)
+    labels = rng.integers(2, size=20_000)
+    assert LogisticProblem(points_ND, labels, device=_CPU).solve(100.0, max_iterations=300).converged

@@ -45,7 +45,7 @@ def test_logits_are_those_of_each_sample_and_layer() -> None:
     logits_NLC = network(batch).view(5, 3, 4)
     alone = network(batch[2:3]).view(1, 3, 4)
     torch.testing.assert_close(logits_NLC[2:3], alone)
-    torch.testing.assert_close(logits_NLC[:, 0], network.heads[0](network.trunk(batch)[..., None]))
+    torch.testing.assert_close(logits_NLC[:, 0], network.heads[0](network.outputs.trunk(batch)[..., None]))
 
 
 def test_the_gradient_of_a_head_is_that_of_its_own_training() -> None:
@@ -61,14 +61,14 @@ def test_the_gradient_of_a_head_is_that_of_its_own_training() -> None:
 
 def test_the_trunk_is_never_trained() -> None:
     network = _heads()
-    before = copy.deepcopy(network.trunk.state_dict())
+    before = copy.deepcopy(network.outputs.trunk.state_dict())
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
     network.train()
     for _ in range(3):
         F.cross_entropy(network(torch.randn(4, 3, 16, 16)), torch.arange(12) % 4).backward()
         optimizer.step()
-    assert all(torch.equal(value, before[name]) for name, value in network.trunk.state_dict().items())
-    assert not network.trunk.training
+    assert all(torch.equal(value, before[name]) for name, value in network.outputs.trunk.state_dict().items())
+    assert not network.outputs.trunk.training
     assert network.heads[0].norm.num_batches_tracked == 3
 
 

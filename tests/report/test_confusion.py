@@ -32,8 +32,8 @@ def test_seeds_add_up(tmp_path: Path) -> None:
     assert entry["classes"] == ["jump", "run", "walk"]
     assert entry["counts"] == [[0, 0, 0], [0, 1, 3], [1, 0, 1]]
     assert entry["pairs"] == [
-        {"label": "run", "predicted": "walk", "share": pytest.approx(0.75)},
-        {"label": "walk", "predicted": "jump", "share": pytest.approx(0.5)},
+        {"label": "run", "predicted": "walk", "count": 3, "share": pytest.approx(0.75)},
+        {"label": "walk", "predicted": "jump", "count": 1, "share": pytest.approx(0.5)},
     ]
     drawing = confusion_figure(entry)
     assert "75% of run taken for walk" in drawing.alt

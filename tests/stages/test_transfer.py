@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
+from cfvid.config import HeadsConfig
 from cfvid.data.manifest import Sample, from_samples
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.evaluation.svm import IGNORED
+from cfvid.models.weights import load_network
+from cfvid.models.zoo import Network
 from cfvid.pipeline import run_stages
+from cfvid.stages import trained as trained_protocols
 from cfvid.stages.evaluations import Target
 from cfvid.stages.transfer import read_outcomes
 
@@ -228,7 +233,7 @@ def test_heads_of_all_layers_are_trained_in_one_pass(pictures: Path, tmp_path: P
             "milestones": [80],
             "batch_size": 8,
             "num_values": 512,
-            "by_target": {"target": {"epochs": 6, "milestones": [4]}, "another": {"lr": 1.0}},
+            "by_target": {"target": {"epochs": 6, "milestones": [4]}},
         },
         transfer__finetune__part_lrs={"trunk": 0.001, "conv1": 0.0},
     )
@@ -246,9 +251,62 @@ def test_heads_of_all_layers_are_trained_in_one_pass(pictures: Path, tmp_path: P
     assert "linear heads" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_settings_of_one_target_are_checked_at_once(pictures: Path) -> None:
-    with pytest.raises(ConfigError, match="milestone"):
-        tiny_config(pictures, transfer__heads={"by_target": {"target": {"epochs": 3}}})
+@pytest.mark.parametrize(
+    ("by_target", "message"),
+    [
+        ({"target": {"epoks": 3}}, "by_target.target: epoks: unknown key"),
+        ({"targte": {"lr": 3.0}}, "data.targets has no 'targte'"),
+        ({"target": {"by_target": {}}}, "cannot stand in itself"),
+    ],
+)
+def test_settings_of_one_target_are_checked_at_once(
+    pictures: Path, by_target: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(pictures, transfer__heads={"by_target": by_target})
+
+
+def test_milestones_of_heads_follow_the_epochs() -> None:
+    config = HeadsConfig(
+        by_target={"places205": {"epochs": 14}, "inaturalist2018": {"epochs": 84}, "tiny": {"epochs": 1}}
+    )
+    assert config.milestones == [8, 16, 24]
+    assert config.of_target("places205").milestones == [4, 8, 12]
+    assert config.of_target("inaturalist2018").milestones == [24, 48, 72]
+    assert config.of_target("tiny").schedule == "constant"
+    assert config.of_target("imagenet1k").epochs == 28
+
+
+def test_parts_are_looked_for_before_any_work(pictures: Path, tmp_path: Path) -> None:
+    config = tiny_config(pictures, transfer__finetune__part_lrs={"layr1": 0.1})
+    with pytest.raises(ConfigError, match=r"transfer.finetune.part_lrs: the network has no part 'layr1'"):
+        run_stages(config, tmp_path)
+    assert not (tmp_path / "pretrain").exists()
+
+
+def test_frozen_parts_are_what_they_were_after_fine_tuning(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Network] = []
+    real = trained_protocols.fit
+    monkeypatch.setattr(
+        trained_protocols,
+        "fit",
+        lambda run, network, **options: trained.append(network) or real(run, network, **options),
+    )
+    config = tiny_config(
+        pictures,
+        transfer__networks=["n_pre"],
+        transfer__protocols=["finetune"],
+        transfer__finetune__part_lrs={"conv1": 0.0, "bn1": 0.0},
+        transfer__finetune__clip_grad_norm=1.0,
+    )
+    run_stages(config, tmp_path, stages=["pretrain", "transfer"])
+    before = load_network(tmp_path / "pretrain" / "network")[0].trunk.state_dict()
+    after = trained[0].trunk.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked"} <= same
+    assert not {"layer1.0.conv1.weight", "layer1.0.bn1.running_mean"} & same
 
 
 def test_any_of_a_samples_labels_is_a_right_answer(tmp_path: Path) -> None:

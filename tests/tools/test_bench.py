@@ -26,7 +26,15 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
     report = json.loads((tmp_path / "bench.json").read_text())
     comparisons = report["comparisons"]
 
-    assert {c["benchmark"] for c in comparisons} == {"decode", "extract", "retrain", "cluster", "streaming", "probe"}
+    assert {c["benchmark"] for c in comparisons} == {
+        "decode",
+        "extract",
+        "retrain",
+        "cluster",
+        "streaming",
+        "hierarchical",
+        "probe",
+    }
     for comparison in comparisons:
         for name in ("ratio", "ratio_low", "ratio_high", "candidate_rate", "reference_rate"):
             assert math.isfinite(comparison[name]), comparison

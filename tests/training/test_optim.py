@@ -71,11 +71,13 @@ def test_a_part_with_rate_zero_stays_as_it_is() -> None:
     optimizer = build_optimizer(network, config(lr=0.1), rates)
     network.train()
     freeze(network, rates)
+    optimizer = build_optimizer(network, config(lr=0.1), rates)
     for _ in range(2):
         network(torch.randn(4, 3, 16, 16)).square().sum().backward()
         optimizer.step()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert not [name for name in changed if name.startswith(("trunk.conv1.", "trunk.bn1."))]
+    assert network.trunk.conv1.weight.grad is None  # or norms of all gradients would count it
     assert {"trunk.layer1.0.conv1.weight", "trunk.layer1.0.bn1.running_mean", "head.weight"} <= changed
 
 
@@ -85,3 +87,12 @@ def test_a_part_with_rate_zero_stays_as_it_is() -> None:
 def test_parts_that_cannot_be_trained(rates: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_optimizer(build_network("resnet10_mini", num_classes=3, seed=0), config(), rates)
+
+
+def test_a_part_inside_a_frozen_one_is_trained_whole() -> None:
+    network = build_network("resnet10_mini", num_classes=3, seed=0).train()
+    freeze(network, {"trunk": 0.0, "layer3": 0.01})
+    assert all(module.training for module in network.trunk.layer3.modules())
+    assert all(parameter.requires_grad for parameter in network.trunk.layer3.parameters())
+    assert not network.trunk.layer2[0].bn1.training
+    assert network.head.weight.requires_grad
