@@ -231,10 +231,10 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _manifest(options: argparse.Namespace) -> int:
-    from cfvid.config import DataConfig, SourceConfig
     from cfvid.data.manifest_files import write_manifest
     from cfvid.data.readers import read_source
     from cfvid.modalities import MODALITIES
+    from cfvid.sections.data import DataConfig, SourceConfig
     from cfvid.stages.context import cache_folder
 
     if options.modality not in MODALITIES:
@@ -298,9 +298,9 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.artifacts import own_folder
-    from cfvid.config import SourceConfig
     from cfvid.data.readers import EMBEDDED_PREFIX
     from cfvid.loading import load
+    from cfvid.sections.data import SourceConfig
     from cfvid.stages import Run
     from cfvid.stages.assign import assign_new
     from cfvid.stages.context import CONFIG_NAME

@@ -207,10 +207,11 @@ def _tell_missing(not_found: Sequence[str], out: Path) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from cfvid.config import DataConfig, RuntimeConfig, SourceConfig
     from cfvid.data.check import check, summary
     from cfvid.data.readers import read_source
     from cfvid.modalities import MODALITIES
+    from cfvid.sections.data import DataConfig, SourceConfig
+    from cfvid.sections.stages import RuntimeConfig
     from cfvid.stages.context import cache_folder
 
     if options.modality not in MODALITIES:

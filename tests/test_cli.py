@@ -17,13 +17,13 @@ from yaml import safe_dump
 import cfvid
 from cfvid.artifacts import read_json
 from cfvid.cli import STAGE_HELP, main
-from cfvid.config import DataConfig, SourceConfig
 from cfvid.data.readers import read_source
 from cfvid.errors import ConfigError
 from cfvid.features import FeatureStore
 from cfvid.loading import load
 from cfvid.modalities import MODALITIES
 from cfvid.pipeline import STAGES, run_stages
+from cfvid.sections.data import DataConfig, SourceConfig
 from cfvid.stages.cluster import read_pseudo_labels
 
 REPOSITORY = Path(__file__).parents[1]

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from support.tiny import configure, tiny_values
 
-from cfvid.config import DataConfig, RunConfig, load_config, resolve, schema
+from cfvid.config import RunConfig, load_config, resolve, schema
 from cfvid.errors import ConfigError
 from cfvid.loading import load
 from cfvid.modalities import MODALITIES
+from cfvid.sections.data import DataConfig
 from cfvid.stages.context import dump_config
 from cfvid.yaml_layers import parse_yaml
 

@@ -8,11 +8,11 @@ import pytest
 from support.official import add_images, add_text, add_videos, decoded
 
 from cfvid.cli import main
-from cfvid.config import DataConfig, SourceConfig
 from cfvid.data.cards import card_names
 from cfvid.data.manifest import Manifest
 from cfvid.data.readers import read_source, read_sources
 from cfvid.modalities import MODALITIES
+from cfvid.sections.data import DataConfig, SourceConfig
 
 
 def read(path: Path, *, modality: str, trusted: tuple[Path, ...] = (), **options: str) -> Manifest:

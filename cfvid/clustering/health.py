@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cfvid.config import HealthConfig
+from cfvid.sections.stages import HealthConfig
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cfvid.config import Count, Number, Positive, Section
 from cfvid.config_faults import faults_from
 from cfvid.data.manifest import Manifest
 from cfvid.errors import ConfigError
+from cfvid.sections.base import Count, Number, Positive, Section
 from cfvid.shipped import unknown_name, yaml_files
 from cfvid.yaml_layers import read_yaml
 

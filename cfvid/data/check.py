@@ -29,11 +29,11 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 from cfvid.artifacts import atomic_file, digest_of, write_text
-from cfvid.config import RuntimeConfig
 from cfvid.data.loader import Request, open_pool
 from cfvid.data.manifest import Manifest, Sample
 from cfvid.data.probe import probe
 from cfvid.errors import DataError
+from cfvid.sections.stages import RuntimeConfig
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from cfvid.config import RuntimeConfig
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.guard import GuardedPool, Outcome, Work
+from cfvid.sections.stages import RuntimeConfig
 
 logger = logging.getLogger(__name__)
 

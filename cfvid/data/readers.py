@@ -12,12 +12,13 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 
 from cfvid.artifacts import contained
-from cfvid.config import DataConfig, SourceConfig, resolve
+from cfvid.config import resolve
 from cfvid.data import embedded
 from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest
 from cfvid.data.subsets import keep_classes, keep_samples
 from cfvid.errors import DataError
+from cfvid.sections.data import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
 

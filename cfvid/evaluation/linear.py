@@ -11,8 +11,8 @@ import torch
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
-from cfvid.config import LinearConfig
 from cfvid.evaluation.logistic import LogisticProblem, Solution
+from cfvid.sections.transfer import LinearConfig
 from cfvid.seeds import stream
 
 logger = logging.getLogger(__name__)

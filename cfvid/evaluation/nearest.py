@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from cfvid.config import NearestConfig
+from cfvid.sections.transfer import NearestConfig
 
 _SIMILARITIES_AT_ONCE = 16_000_000
 """Held in memory with their ranks, about 300 MB."""

@@ -12,9 +12,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from cfvid.config import SvmConfig
 from cfvid.errors import DataError
 from cfvid.evaluation.average_precision import average_precision, influences
+from cfvid.sections.transfer import SvmConfig
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)

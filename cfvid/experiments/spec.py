@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from cfvid.config import Integer, Positive, Section, distinct
 from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
 from cfvid.loading import read_named
+from cfvid.sections.base import Integer, Positive, Section, distinct
 from cfvid.yaml_layers import Layer
 
 SizeName = Literal["smoke", "small", "paper"]

@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from cfvid.config import Section
 from cfvid.data.loader import Request
+from cfvid.sections.base import Section
 
 
 class Modality(Protocol):

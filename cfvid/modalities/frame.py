@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from cfvid.config import Count, Section
 from cfvid.data import transforms
 from cfvid.data.clip_sampling import random_start, seconds_of, uniform_starts
 from cfvid.data.clips import read_clips
@@ -19,6 +18,7 @@ from cfvid.data.loader import Request
 from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, open_video
 from cfvid.modalities.image import ImageInput, views_of
 from cfvid.modalities.video import film_strip
+from cfvid.sections.base import Count, Section
 
 
 class FrameInput(ImageInput):

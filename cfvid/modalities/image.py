@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from cfvid.config import Count, Fraction, Positive, Section
 from cfvid.data import transforms
 from cfvid.data.loader import Look, Request
 from cfvid.media.image import SUFFIXES, read_image
+from cfvid.sections.base import Count, Fraction, Positive, Section
 
 Triple = tuple[float, float, float]
 

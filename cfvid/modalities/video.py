@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from pydantic import model_validator
 
-from cfvid.config import Count, Fraction, Positive, Section
 from cfvid.data import clip_sampling, transforms
 from cfvid.data.clip_sampling import ShortClip, seconds_of, segment
 from cfvid.data.clips import Plan, read_clips
 from cfvid.data.loader import Request
 from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, VideoReader, open_video
+from cfvid.sections.base import Count, Fraction, Positive, Section
 
 Triple = tuple[float, float, float]
 _PREVIEW_FRAMES = 6

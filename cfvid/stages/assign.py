@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cfvid.artifacts import Record, differences, digest_of
-from cfvid.config import SourceConfig
 from cfvid.data.readers import read_source
 from cfvid.errors import ConfigError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
 from cfvid.models.weights import load_network
+from cfvid.sections.data import SourceConfig
 from cfvid.stages.cluster import assign, assignable, build_engine, write_pseudo_labels
 from cfvid.stages.context import Run, cache_folder
 from cfvid.stages.extract import extract_into, store_inputs

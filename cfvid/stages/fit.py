@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from cfvid.artifacts import Record
-from cfvid.config import TrainingConfig
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.models.weights import NETWORK_FILES, NetworkConfig, save_network
 from cfvid.models.zoo import Network
+from cfvid.sections.training import TrainingConfig
 from cfvid.stages.context import Run
 from cfvid.training.checkpoint import remove_states
 from cfvid.training.compute import training_compute

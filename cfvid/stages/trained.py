@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from cfvid.config import TrainingConfig
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import build_network
+from cfvid.sections.training import TrainingConfig
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation

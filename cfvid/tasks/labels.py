@@ -13,11 +13,12 @@ import pyarrow.parquet
 from torch import nn
 
 from cfvid.artifacts import atomic_file
-from cfvid.config import PretrainConfig, RunConfig
+from cfvid.config import RunConfig
 from cfvid.data.loader import SampleLoader
 from cfvid.data.manifest import Manifest
 from cfvid.errors import ConfigError, DataError
 from cfvid.models.zoo import Network, build_network
+from cfvid.sections.stages import PretrainConfig
 from cfvid.seeds import derive, stream
 from cfvid.tasks import noise
 from cfvid.tasks.measure import Device, Measured, label_accuracy

@@ -17,10 +17,11 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from cfvid.config import RuntimeConfig, TrainingConfig
 from cfvid.data.loader import Batch, SampleLoader
 from cfvid.errors import DataError, TrainingError
 from cfvid.modalities.base import Modality
+from cfvid.sections.stages import RuntimeConfig
+from cfvid.sections.training import TrainingConfig
 from cfvid.seeds import derive, stream
 from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cfvid.config import TrainingConfig
 from cfvid.errors import ConfigError
+from cfvid.sections.training import TrainingConfig
 
 
 def build_optimizer(

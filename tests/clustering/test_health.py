@@ -8,7 +8,7 @@ import numpy as np
 
 from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.clustering.quality import agreement, size_figures
-from cfvid.config import HealthConfig
+from cfvid.sections.stages import HealthConfig
 
 
 def figures(sizes: list[int], asked: int | None = None, **more: Any) -> dict[str, Any]:

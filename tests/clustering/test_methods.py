@@ -12,8 +12,8 @@ from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.methods import METHODS
 from cfvid.clustering.methods.base import Grouping, Pool, by_nearest
 from cfvid.clustering.methods.per_label import share_out
-from cfvid.config import ClusterConfig
 from cfvid.errors import ConfigError
+from cfvid.sections.stages import ClusterConfig
 
 
 def make_pool(points: Any, labels: Mapping[str, str] | None = None, head: Any = None, **settings: Any) -> Pool:

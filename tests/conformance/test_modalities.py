@@ -13,13 +13,13 @@ from PIL import Image
 from pydantic import ValidationError
 from support.media import corners_picture, numbered_frame, write_video
 
-from cfvid.config import Section
 from cfvid.data.loader import Look, Request
 from cfvid.errors import UnreadableSample
 from cfvid.media.guard import GuardedPool
 from cfvid.modalities import MODALITIES
 from cfvid.modalities.base import Modality
 from cfvid.models.zoo import ARCHITECTURES, build_network
+from cfvid.sections.base import Section
 
 SIZE = 32
 LOOKS: tuple[Look, ...] = ("train", "extract", "score")

@@ -14,7 +14,6 @@ from PIL import Image
 from support.media import write_video
 
 from cfvid.cli import main
-from cfvid.config import RuntimeConfig
 from cfvid.data import check as module
 from cfvid.data.check import check, read_check, summary
 from cfvid.data.leaks import Leak, find_leaks, num_without_hash
@@ -22,6 +21,7 @@ from cfvid.data.manifest import Manifest, Sample, from_samples
 from cfvid.data.probe import perceptual_hash
 from cfvid.errors import DataError
 from cfvid.media.video import VIDEO_DECODERS
+from cfvid.sections.stages import RuntimeConfig
 
 HERE = RuntimeConfig(num_workers=0)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cfvid.config import DataConfig, SourceConfig
 from cfvid.data.manifest import Manifest
 from cfvid.data.readers import files_below, read_folder, read_kinetics_csv, read_source, read_sources
 from cfvid.errors import ConfigError, DataError
+from cfvid.sections.data import DataConfig, SourceConfig
 
 SUFFIXES = frozenset({".mp4", ".webm"})
 

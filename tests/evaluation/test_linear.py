@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from cfvid.config import LinearConfig
 from cfvid.evaluation.linear import LinearProbe, few_of_each
+from cfvid.sections.transfer import LinearConfig
 
 
 @pytest.fixture

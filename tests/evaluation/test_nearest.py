@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cfvid.config import NearestConfig
 from cfvid.evaluation import nearest
 from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities
+from cfvid.sections.transfer import NearestConfig
 
 
 def by_hand(train: np.ndarray, labels: np.ndarray, query: np.ndarray, *, k: int, temperature: float) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from cfvid.config import SvmConfig
 from cfvid.evaluation.average_precision import average_precision
 from cfvid.evaluation.svm import IGNORED, OneVsAllSvm, mean_average_precision
+from cfvid.sections.transfer import SvmConfig
 
 
 @pytest.fixture

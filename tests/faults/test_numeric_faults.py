@@ -13,11 +13,11 @@ from support.tiny import tiny_config, write_pictures
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.health import symptoms_of
 from cfvid.clustering.quality import size_figures
-from cfvid.config import HealthConfig
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.features import FeatureStore
 from cfvid.models.zoo import LayerFeatures
 from cfvid.pipeline import run_stages
+from cfvid.sections.stages import HealthConfig
 from cfvid.training import loop
 
 

@@ -16,12 +16,12 @@ from support.tiny import tiny_config, write_pictures
 from cfvid.artifacts import Record, write_json
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
-from cfvid.config import SourceConfig
 from cfvid.errors import ArtifactError, ConfigError, DamagedArtifact, DataError, InputsChanged
 from cfvid.features import FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
 from cfvid.pipeline import describe_plan, run_stages
 from cfvid.report.collect import collect
+from cfvid.sections.data import SourceConfig
 from cfvid.stages.assign import assign_new
 from cfvid.stages.cluster import (
     KIND,

@@ -12,7 +12,6 @@ import torch
 from support.tiny import HUES, tiny_config, write_pictures
 
 from cfvid.artifacts import Record
-from cfvid.config import HeadsConfig
 from cfvid.data.manifest import Sample, from_samples
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.evaluation.average_precision import average_precision
@@ -20,6 +19,7 @@ from cfvid.evaluation.svm import IGNORED
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import Network
 from cfvid.pipeline import run_stages
+from cfvid.sections.transfer import HeadsConfig
 from cfvid.stages import trained as trained_protocols
 from cfvid.stages.evaluations import Target
 from cfvid.stages.transfer import read_outcomes

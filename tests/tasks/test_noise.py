@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from support.tiny import tiny_values
 
-from cfvid.config import PretrainConfig
 from cfvid.errors import ConfigError
+from cfvid.sections.stages import PretrainConfig
 from cfvid.tasks import noise
 from cfvid.tasks.labels import kept_classes, noisy_labels
 

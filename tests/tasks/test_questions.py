@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfvid.config import PretrainConfig
 from cfvid.data.loader import Batch
+from cfvid.sections.stages import PretrainConfig
 from cfvid.tasks import TASKS
 from cfvid.tasks.clip_order import ShuffledPieces
 from cfvid.tasks.jigsaw import ShuffledTiles

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from cfvid.config import TrainingConfig
 from cfvid.errors import ConfigError
 from cfvid.models.zoo import build_network
+from cfvid.sections.training import TrainingConfig
 from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 

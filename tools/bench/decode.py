@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cfvid.config import RuntimeConfig
 from cfvid.data import transforms
 from cfvid.data.loader import SampleLoader, open_pool
 from cfvid.data.readers import read_folder
@@ -27,6 +26,7 @@ from cfvid.data.skips import SkipLedger
 from cfvid.modalities.base import Modality
 from cfvid.modalities.image import ImageInput, ImageModality
 from cfvid.modalities.video import VideoInput, VideoModality
+from cfvid.sections.stages import RuntimeConfig
 from tools.bench.media import make_images, make_videos
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, rate_of

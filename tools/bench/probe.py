@@ -17,8 +17,8 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from cfvid.config import LinearConfig
 from cfvid.evaluation.linear import LinearProbe
+from cfvid.sections.transfer import LinearConfig
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, num_cores, rate_of
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from cfvid.config import TrainingConfig
 from cfvid.data.loader import SampleLoader
 from cfvid.models.zoo import Network, build_network
+from cfvid.sections.training import TrainingConfig
 from cfvid.stages.context import Run
 from cfvid.training.device import memory_format
 from cfvid.training.loop import TrainingData, train

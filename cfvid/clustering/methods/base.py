@@ -10,8 +10,8 @@ import numpy as np
 
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.soft import SoftLabels, of_distances
-from cfvid.config import ClusterConfig
 from cfvid.errors import ConfigError
+from cfvid.sections.stages import ClusterConfig
 
 
 @dataclass(frozen=True)
