@@ -36,6 +36,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "yaml": ("PyYAML",),
     "pyarrow": ("pyarrow",),
     "sklearn": ("scikit-learn",),
+    "scipy": ("scipy",),
     "torchmetrics": ("torchmetrics",),
     "safetensors": ("safetensors",),
     "huggingface_hub": ("huggingface_hub", "huggingface-hub"),

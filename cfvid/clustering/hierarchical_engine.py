@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 _REFINEMENTS = 5
 """Iterations over all points and clusters after the groups were clustered apart."""
-_PROBES = 8
-"""Coarse groups whose centroids a point is compared with."""
+_FEWEST_PROBES, _PROBED_SHARE = 8, 8
+"""A point is compared with the centroids of so many groups, or of one in so many where that is more."""
 
 
 class HierarchicalEngine:
@@ -128,5 +128,6 @@ def _grouped_index(centroids_KD: np.ndarray, *, num: int) -> Any:
     index.train(centroids_KD)
     index.add(centroids_KD)
     # Enough groups to find `num` centroids even where these are small.
-    index.nprobe = min(num_lists, _PROBES) if num * _PROBES <= num_clusters else num_lists
+    probes = max(_FEWEST_PROBES, num_lists // _PROBED_SHARE)
+    index.nprobe = min(num_lists, probes) if num * probes <= num_clusters else num_lists
     return index
