@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
 from cfvid.training.optim import parts_of
+
+logger = logging.getLogger(__name__)
 
 _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = {
     "pretrain": of_pretrain,
@@ -62,12 +65,23 @@ def check(run: Run, stages: Collection[str]) -> None:
                 feature_dims(arch, run.config.transfer.linear.layers, run.modality.example(1).shape)
                 with torch.device("meta"):
                     parts_of(Network(arch, num_classes=1), run.config.transfer.finetune.part_lrs)
+        _tell_idle_names(run)
         for name in run.config.data.targets:
             with faults.collected():
                 read_target(run, name)
     if not faults.found and not run.fresh and run.shared is None:  # shared work is never changed, only added to
         _check_claims(run, stages, faults)
     faults.raise_all()
+
+
+def _tell_idle_names(run: Run) -> None:
+    """Settings that speak of targets which are not there: no fault, since settings are shared, but maybe misspelt."""
+    transfer = run.config.transfer
+    named = {"transfer.any_label": transfer.any_label, "transfer.heads.by_target": transfer.heads.by_target}
+    for key, names in named.items():
+        idle = [name for name in names if name not in run.config.data.targets]
+        if idle:
+            logger.warning("%s: data.targets has no %s", key, ", ".join(idle))
 
 
 class Faults:

@@ -19,7 +19,9 @@ from cfvid.evaluation.svm import IGNORED
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import Network
 from cfvid.pipeline import run_stages
+from cfvid.preflight import check
 from cfvid.sections.transfer import HeadsConfig
+from cfvid.stages import Run
 from cfvid.stages import trained as trained_protocols
 from cfvid.stages.evaluations import Target
 from cfvid.stages.transfer import read_outcomes
@@ -255,7 +257,6 @@ def test_heads_of_all_layers_are_trained_in_one_pass(pictures: Path, tmp_path: P
     ("by_target", "message"),
     [
         ({"target": {"epoks": 3}}, "by_target.target: epoks: unknown key"),
-        ({"targte": {"lr": 3.0}}, "data.targets has no 'targte'"),
         ({"target": {"by_target": {}}}, "cannot stand in itself"),
     ],
 )
@@ -275,6 +276,15 @@ def test_milestones_of_heads_follow_the_epochs() -> None:
     assert config.of_target("inaturalist2018").milestones == [24, 48, 72]
     assert config.of_target("tiny").schedule == "constant"
     assert config.of_target("imagenet1k").epochs == 28
+
+
+def test_settings_of_a_target_that_is_not_there_are_told(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(pictures, transfer__heads={"by_target": {"targte": {"lr": 3.0}}}, transfer__any_label=["voc"])
+    check(Run(config, tmp_path), ["transfer"])
+    assert "transfer.heads.by_target: data.targets has no targte" in caplog.text
+    assert "transfer.any_label: data.targets has no voc" in caplog.text
 
 
 def test_parts_are_looked_for_before_any_work(pictures: Path, tmp_path: Path) -> None:
