@@ -111,17 +111,22 @@ def test_other_layers_are_another_evaluation(pictures: Path, tmp_path: Path) -> 
         run_stages(tiny_config(pictures, **options, transfer__linear__layers=["layer2"]), tmp_path, stages=["transfer"])
 
 
-def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
-    """Pictures of two hues at once, by a manifest; a protocol that names one class refuses them."""
-    pictures = write_pictures(tmp_path / "pictures", classes=6, train=10, val=5)
+def _by_channels(pictures: Path, manifest: Path) -> dict[str, str]:
+    """A source of the pictures whose labels are their bright channels, of which some have two."""
     rows = ["sample_id,path,label,split"]
     for path in sorted(pictures.rglob("*.png")):
         split, name = path.relative_to(pictures).parts[:2]
         labels = "|".join(f"channel{channel}" for channel in HUES[int(name.removeprefix("class"))])
         sample_id = path.relative_to(pictures).as_posix()
         rows.append(f"{sample_id},{sample_id},{labels},{split}")
-    (tmp_path / "channels.csv").write_text("\n".join(rows) + "\n")
-    source = {"path": str(tmp_path / "channels.csv"), "media_root": str(pictures), "label_separator": "|"}
+    manifest.write_text("\n".join(rows) + "\n")
+    return {"path": str(manifest), "media_root": str(pictures), "label_separator": "|"}
+
+
+def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
+    """Pictures of two hues at once, by a manifest; a protocol that names one class refuses them."""
+    pictures = write_pictures(tmp_path / "pictures", classes=6, train=10, val=5)
+    source = _by_channels(pictures, tmp_path / "channels.csv")
     short = {"pretrain__training__epochs": 3, "transfer__networks": ["n_pre"], "data__targets": {"channels": [source]}}
     unfit = tiny_config(pictures, **short, transfer__protocols=["linear", "svm"])
     with pytest.raises(DataError, match="linear needs one label per sample"):
@@ -322,14 +327,7 @@ def test_frozen_parts_are_what_they_were_after_fine_tuning(
 def test_any_of_a_samples_labels_is_a_right_answer(tmp_path: Path) -> None:
     """As in Sports-1M: pictures of the hues 0 and 1 have both labels."""
     pictures = write_pictures(tmp_path / "pictures", classes=4, train=10, val=5)
-    rows = ["sample_id,path,label,split"]
-    for path in sorted(pictures.rglob("*.png")):
-        split, name = path.relative_to(pictures).parts[:2]
-        labels = "|".join(f"channel{channel}" for channel in HUES[int(name.removeprefix("class"))])
-        sample_id = path.relative_to(pictures).as_posix()
-        rows.append(f"{sample_id},{sample_id},{labels},{split}")
-    (tmp_path / "hues.csv").write_text("\n".join(rows) + "\n")
-    source = {"path": str(tmp_path / "hues.csv"), "media_root": str(pictures), "label_separator": "|"}
+    source = _by_channels(pictures, tmp_path / "channels.csv")
     config = tiny_config(
         pictures,
         pretrain__training__epochs=4,
