@@ -108,7 +108,10 @@ def score_rows(gains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each target and protocol that names classes: figures where they are few, and the pairs of each network."""
     sections = []
-    for (target, protocol), entries in by_target(report["confusions"]).items():
+    order = [(entry["target"], entry["protocol"]) for entry in report["gains"]]
+    found = by_target(report["confusions"])
+    for target, protocol in sorted(found, key=order.index):
+        entries = found[target, protocol]
         shown = [entries[network] for network in ("n_pre", "n_cf") if network in entries]
         drawn = [entry for entry in shown if len(entry.get("classes", ())) <= _MOST_DRAWN and "counts" in entry]
         figures = [confusion_figure(entry) for entry in drawn]
