@@ -1,7 +1,7 @@
 """k-means for very many clusters: first coarse groups, then clusters within each, then all of them together.
 
-A point is compared with about the square root of K centroids instead of all: those of the coarse groups nearest to it.
-What comes out is close to plain k-means, not the same.
+There are about as many groups as each has clusters. A point is compared with the clusters of the groups nearest to it,
+an eighth of them, instead of with all. What comes out is close to plain k-means, not the same.
 """
 
 from __future__ import annotations
