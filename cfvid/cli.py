@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cfvid import __version__
+from cfvid import __version__, launch
 from cfvid.data_cli import add_data_arguments, add_trusted_root, describe_manifest, run_data
 from cfvid.errors import CfvidError, ConfigError
 
@@ -150,12 +150,19 @@ def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("cfvid").setLevel(logging.INFO)
+    rank = launch.rank()
+    of_rank = f"[rank {rank}] " if rank else ""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{of_rank}%(message)s")
+    logging.getLogger("cfvid").setLevel(logging.WARNING if rank else logging.INFO)
     try:
         options, rest = build_parser().parse_known_args(arguments)
         if options.command in STAGE_HELP:
             return _stage_command(options, rest)
+        if launch.num_processes() > 1:
+            raise ConfigError(
+                f"cfvid {options.command} is the work of one process, not of {launch.num_processes()}.",
+                fix=f"Start it without torchrun; {', '.join(STAGE_HELP)} can be started with it.",
+            )
         if options.command == "assign":
             return _assign(options, rest)
         if options.command == "experiment":
@@ -185,13 +192,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(error: CfvidError) -> int:
-    print(f"cfvid: {error}", file=sys.stderr)
+    rank = launch.rank()
+    print(f"cfvid: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return error.exit_code
 
 
 def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
-    if options.verbose:
+    if options.verbose and launch.rank() == 0:
         logging.getLogger("cfvid").setLevel(logging.DEBUG)
+    from cfvid import ranks
     from cfvid.loading import load
     from cfvid.pipeline import TRAIN, describe_plan, run_stages
     from cfvid.stages.context import CONFIG_NAME, dump_config
@@ -203,6 +212,8 @@ def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
         stored=options.output / CONFIG_NAME if options.output else None,
         flags=_STAGE_FLAGS,
     )
+    if (options.print_config or options.dry_run) and launch.rank():
+        return 0
     if options.print_config:
         print(dump_config(config), end="", flush=True)
         return 0
@@ -213,6 +224,7 @@ def _stage_command(options: argparse.Namespace, overrides: list[str]) -> int:
     _warn_of_twins()
     stages = TRAIN if options.command == "train" else [options.command]
     run_stages(config, output, stages=stages, fresh=options.fresh)
+    ranks.leave()
     return 0
 
 

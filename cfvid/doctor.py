@@ -37,6 +37,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("pyarrow",),
     "sklearn": ("scikit-learn",),
     "scipy": ("scipy",),
+    "threadpoolctl": ("threadpoolctl",),
     "torchmetrics": ("torchmetrics",),
     "safetensors": ("safetensors",),
     "huggingface_hub": ("huggingface_hub", "huggingface-hub"),

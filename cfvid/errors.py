@@ -12,6 +12,7 @@ CfvidError              exit 1
 |- WeightsError         exit 5   checkpoints and foreign state dicts
 |- TrainingError        exit 6   losses, gradients or features that are not finite
 |- MissingPackage       exit 7   something to install or remove
+|- RankLost             exit 8   another process of the same run has ended
 `- Interrupted          exit 130 / 143, after the state was saved
 """
 
@@ -98,6 +99,12 @@ class MissingPackage(CfvidError):
     """A package that has to be installed, or removed because it shadows another."""
 
     exit_code = 7
+
+
+class RankLost(CfvidError):
+    """Another process of the same run has ended; that one says why."""
+
+    exit_code = 8
 
 
 class Interrupted(CfvidError):

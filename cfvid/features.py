@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cfvid import ranks
 from cfvid.artifacts import (
     INPUTS_NAME,
     Record,
@@ -50,7 +51,9 @@ class FeatureWriter:
     def __init__(self, folder: Path, ids: Sequence[str], *, shard_size: int) -> None:
         self._folder, self._ids, self._shard_size = folder, ids, shard_size
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder / "shards")
+        if ranks.is_main():
+            remove_leftovers(folder / "shards")
+        ranks.barrier()
 
     @property
     def num_shards(self) -> int:

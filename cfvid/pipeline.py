@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cfvid import launch, ranks
 from cfvid.artifacts import is_complete, own_folder
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
@@ -31,6 +32,9 @@ STAGES: dict[str, Callable[[Run], Path]] = {
 TRAIN = ("pretrain", "extract", "cluster", "retrain", "transfer", "report")
 """Those of `cfvid train`."""
 
+_OF_ONE_PROCESS = ("estimate", "report")
+"""Those that several processes leave to the main one."""
+
 
 def run_stages(
     config: RunConfig,
@@ -49,22 +53,47 @@ def run_stages(
         fresh: discard stages that were made from other inputs, instead of refusing.
         shared: keep the work there, by what it is made from, for all runs that ask for the same (see `Run`).
 
+    Under torchrun every process calls it; the main one owns the folder, and the work is divided (see `cfvid.ranks`).
+
     Returns:
         Each stage's folder (for networks, the network's).
 
     Raises:
         ConfigError: for a stage that does not exist.
         FolderInUse: when another process works in `output`.
+        RankLost: when another process of this run has ended.
         InputsChanged: when a stage was made from other inputs.
         CfvidError: what `cfvid.preflight.check` finds, before any work; later what the stages meet.
     """
     unknown = [name for name in stages if name not in STAGES]
     if isinstance(stages, str) or unknown:
         raise ConfigError(f"{unknown or stages!r}: stages is a list of names out of {', '.join(STAGES)}.")
+    run = Run(config, output, fresh=fresh, shared=shared)
+    if launch.num_processes() > 1:
+        _ = run.accelerator  # connects the processes
+    with ranks.telling_of_lost(), _owned(output):
+        with ranks.main_first():
+            check(run, stages)
+        return {name: _run(name, run) for name in STAGES if name in stages}
+
+
+def _run(stage: str, run: Run) -> Path:
+    if stage not in _OF_ONE_PROCESS:
+        return STAGES[stage](run)
+    with ranks.alone() as is_main:
+        folder = STAGES[stage](run) if is_main else run.folder / stage
+    ranks.barrier()
+    return folder
+
+
+@contextlib.contextmanager
+def _owned(output: Path) -> Iterator[None]:
+    """The run folder is the main process'; so is the log in it."""
+    if not ranks.is_main():
+        yield
+        return
     with own_folder(output), _log_file(output):
-        run = Run(config, output, fresh=fresh, shared=shared)
-        check(run, stages)
-        return {name: STAGES[name](run) for name in STAGES if name in stages}
+        yield
 
 
 def describe_plan(config: RunConfig, output: Path) -> list[str]:

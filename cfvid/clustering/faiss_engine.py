@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import faiss
 import numpy as np
 
 from cfvid.clustering.base import KMeansResult
-
-logger = logging.getLogger(__name__)
-
-
-def count_gpus(use_gpu: bool) -> int:
-    """GPUs that faiss sees, when they are asked for; tells what is used, and why.
-
-    gpu=True without a GPU silently runs on the CPU.
-    """
-    num_gpus: int = faiss.get_num_gpus() if use_gpu and hasattr(faiss, "get_num_gpus") else 0
-    where = f"{num_gpus} GPU(s)" if num_gpus else "the CPU"
-    reason = "asked for" if not use_gpu else ("faiss sees them" if num_gpus else "faiss sees no GPU")
-    logger.info("k-means by faiss %s on %s (%s)", faiss.__version__, where, reason)
-    return num_gpus
-
-
-def flat_index(centroids_KD: np.ndarray, *, num_gpus: int) -> faiss.Index:
-    """Exact search of the nearest centroids by squared Euclidean distance."""
-    index: faiss.Index = faiss.IndexFlatL2(centroids_KD.shape[1])
-    if num_gpus:
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(np.ascontiguousarray(centroids_KD, dtype=np.float32))
-    return index
+from cfvid.clustering.search import build_index, count_gpus
 
 
 class FaissEngine:
@@ -86,7 +62,7 @@ class FaissEngine:
 
     def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids by exact search; see the protocol."""
-        index = flat_index(centroids_KD, num_gpus=self.num_gpus)
+        index = build_index(centroids_KD, "flat", num=num, use_gpu=self.num_gpus > 0)
         distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), num)
         return ids.astype(np.int64), distances
 

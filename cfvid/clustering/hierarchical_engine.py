@@ -9,21 +9,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any
 
-import faiss
 import numpy as np
 
 from cfvid.clustering.base import KMeansEngine, KMeansResult
-from cfvid.clustering.streaming_engine import accumulate, blocks, moved, subsample
+from cfvid.clustering.passes import accumulate, nearest, subsample
+from cfvid.clustering.streaming_engine import moved
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
 
 _REFINEMENTS = 5
 """Iterations over all points and clusters after the groups were clustered apart."""
-_FEWEST_PROBES, _PROBED_SHARE = 8, 8
-"""A point is compared with the centroids of so many groups, or of one in so many where that is more."""
 
 
 class HierarchicalEngine:
@@ -51,7 +48,7 @@ class HierarchicalEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A subsample is held in memory."""
-        rows = subsample(len(points_ND), num_clusters, max_points_per_centroid, seed=seed)
+        rows = subsample(len(points_ND), num_clusters, max_points_per_centroid, seed)
         if rows is not None:
             points_ND = np.array(points_ND[rows], dtype=np.float32)
 
@@ -83,20 +80,14 @@ class HierarchicalEngine:
 
     def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids; see the protocol."""
-        index = _grouped_index(centroids_KD, num=num)
-        ids = np.empty((len(points_ND), num), dtype=np.int64)
-        distances = np.empty((len(points_ND), num), dtype=np.float32)
-        for place, block_BD in blocks(points_ND, desc="assign"):
-            distances[place], ids[place] = index.search(block_BD, num)
-        return ids, distances
+        return nearest(points_ND, centroids_KD, num=num, search="grouped")
 
     def _refined(self, centroids_KD: np.ndarray, points_ND: np.ndarray, *, spherical: bool) -> KMeansResult:
         """A few of Lloyd's iterations over all points."""
         objective = []
         for number in range(_REFINEMENTS):
-            index = _grouped_index(centroids_KD, num=1)
             desc = f"k-means, all together {number + 1}/{_REFINEMENTS}"
-            sums_KD, counts_K, distance = accumulate(points_ND, None, index, shape=centroids_KD.shape, desc=desc)
+            sums_KD, counts_K, distance = accumulate(points_ND, centroids_KD, search="grouped", desc=desc)
             objective.append(distance / 2 if spherical else distance)
             centroids_KD = moved(sums_KD, counts_K, spherical=spherical)
         return KMeansResult(centroids_KD, objective, len(points_ND))
@@ -117,17 +108,3 @@ def _shares(groups_N: np.ndarray, num_groups: int, num_clusters: int) -> Iterato
     for size, end, count in zip(sizes, ends, counts, strict=True):
         if size:
             yield np.sort(order[end - size : end]), int(count)
-
-
-def _grouped_index(centroids_KD: np.ndarray, *, num: int) -> Any:
-    """Search of the nearest centroids among those of the groups that are nearest."""
-    num_clusters, dim = centroids_KD.shape
-    num_lists = round(math.sqrt(num_clusters))
-    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, num_lists)
-    index.cp.min_points_per_centroid = 1  # otherwise it warns that there are few
-    index.train(centroids_KD)
-    index.add(centroids_KD)
-    # Enough groups to find `num` centroids even where these are small.
-    probes = max(_FEWEST_PROBES, num_lists // _PROBED_SHARE)
-    index.nprobe = min(num_lists, probes) if num * probes <= num_clusters else num_lists
-    return index

@@ -1,34 +1,29 @@
 """k-means over points that need not fit in memory: they are read in blocks, again in each iteration.
 
 All points count in every iteration (Lloyd's algorithm), and a fit that was cut short goes on from its last iteration.
+Several processes share the passes over a file of points (see `cfvid.clustering.passes`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 
 from cfvid.artifacts import atomic_file, digest_of
 from cfvid.clustering.base import KMeansResult
-from cfvid.clustering.faiss_engine import count_gpus, flat_index
+from cfvid.clustering.passes import accumulate, nearest, subsample
+from cfvid.clustering.search import count_gpus
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 64 * 2**20
-"""Of one block of points; two are held at a time."""
 _NUDGE = 1 / 1024
 """How far the halves of a cluster that is split lie apart, as a share of the centroid: faiss' own."""
 _NO_BETTER = 1e-7
@@ -57,7 +52,7 @@ class StreamingEngine:
     name = "streaming"
 
     def __init__(self, *, folder: Path | None = None, use_gpu: bool = False) -> None:
-        self.folder, self.num_gpus = folder, count_gpus(use_gpu)
+        self.folder, self.use_gpu = folder, count_gpus(use_gpu) > 0
 
     def fit(
         self,
@@ -71,7 +66,8 @@ class StreamingEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A cluster that runs empty takes half of the largest one."""
-        rows = subsample(len(points_ND), num_clusters, max_points_per_centroid, seed=seed)
+        sample = (num_clusters, max_points_per_centroid, seed)
+        rows = subsample(len(points_ND), *sample)
         num_fitted = len(points_ND) if rows is None else len(rows)
         best: _State | None = None
         for restart in range(restarts):
@@ -91,7 +87,7 @@ class StreamingEngine:
             )
             state = self._resumed(key, restart) or _State(first_KD)
             state = self._descend(
-                points_ND, rows, state, spherical=spherical, iterations=iterations, key=key, restart=restart
+                points_ND, sample, state, spherical=spherical, iterations=iterations, key=key, restart=restart
             )
             if best is None or state.objective[-1] < best.objective[-1]:
                 best = state
@@ -105,17 +101,12 @@ class StreamingEngine:
 
     def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids by exact search; see the protocol."""
-        ids = np.empty((len(points_ND), num), dtype=np.int64)
-        distances = np.empty((len(points_ND), num), dtype=np.float32)
-        index = flat_index(centroids_KD, num_gpus=self.num_gpus)
-        for place, block_BD in blocks(points_ND, desc="assign"):
-            distances[place], ids[place] = index.search(block_BD, num)
-        return ids, distances
+        return nearest(points_ND, centroids_KD, num=num, search="flat", use_gpu=self.use_gpu)
 
     def _descend(
         self,
         points_ND: np.ndarray,
-        rows: np.ndarray | None,
+        sample: tuple[int, int | None, int],
         state: _State,
         *,
         spherical: bool,
@@ -125,9 +116,9 @@ class StreamingEngine:
     ) -> _State:
         while not state.is_done and len(state.objective) < iterations:
             number = len(state.objective) + 1
-            index = flat_index(state.centroids_KD, num_gpus=self.num_gpus)
+            desc = f"k-means {number}/{iterations}"
             sums_KD, counts_K, distance = accumulate(
-                points_ND, rows, index, shape=state.centroids_KD.shape, desc=f"k-means {number}/{iterations}"
+                points_ND, state.centroids_KD, sample=sample, search="flat", use_gpu=self.use_gpu, desc=desc
             )
             # Of unit vectors, 1 - cosine is half the squared distance.
             objective = (*state.objective, distance / 2 if spherical else distance)
@@ -164,74 +155,10 @@ class StreamingEngine:
         return _State(tensors["centroids"], tuple(tensors["objective"].tolist()), bool(tensors["is_done"][0]))
 
 
-def subsample(num_points: int, num_clusters: int, per_centroid: int | None, *, seed: int) -> np.ndarray | None:
-    """Rows to fit on, ascending, where these are not all; None for all."""
-    num = num_clusters * (per_centroid or num_points)
-    if num >= num_points:
-        return None
-    rng = np.random.default_rng(derive(seed, "k-means", "sample"))
-    return np.sort(rng.choice(num_points, num, replace=False))
-
-
 def forget(folder: Path) -> None:
     """Remove the states that fits have left in a folder."""
     for path in folder.glob("k-means-*.safetensors"):
         path.unlink()
-
-
-def blocks(points_ND: np.ndarray, rows: np.ndarray | None = None, *, desc: str) -> Iterator[tuple[slice, np.ndarray]]:
-    """The points block by block: their places and float32 values; the next block is read while one is worked on.
-
-    Args:
-        points_ND: float, may be a memory map.
-        rows: only these, ascending; places count them.
-        desc: names the work in the progress bar.
-    """
-    num, dim = len(points_ND) if rows is None else len(rows), points_ND.shape[1]
-    size = max(1, _BLOCK_BYTES // (4 * dim))
-    places = [slice(start, min(start + size, num)) for start in range(0, num, size)]
-
-    def read(place: slice) -> np.ndarray:
-        part = np.array(points_ND[place if rows is None else rows[place]], order="C")  # a copy: here it is read
-        # torch turns half into single precision several times as fast as numpy.
-        return part if part.dtype == np.float32 else torch.from_numpy(part).float().numpy()
-
-    bar = tqdm(
-        total=num, desc=desc, unit="point", unit_scale=True, disable=None if len(places) > 4 else True, leave=False
-    )
-    with ThreadPoolExecutor(1) as pool, bar:
-        ahead = pool.submit(read, places[0]) if places else None
-        for number, place in enumerate(places):
-            assert ahead is not None
-            block = ahead.result()
-            ahead = pool.submit(read, places[number + 1]) if number + 1 < len(places) else None
-            yield place, block
-            bar.update(len(block))
-
-
-def accumulate(
-    points_ND: np.ndarray, rows: np.ndarray | None, index: faiss.Index, *, shape: tuple[int, ...], desc: str
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """One pass: each cluster's sum of points, float64 (K, D), its size (K,), and the sum of squared distances.
-
-    Args:
-        points_ND: float, may be a memory map.
-        rows: only these, ascending.
-        index: finds the nearest centroid.
-        shape: of the centroids.
-        desc: names the work in the progress bar.
-    """
-    sums_KD = torch.zeros(shape, dtype=torch.float64)
-    counts_K = np.zeros(shape[0], dtype=np.int64)
-    total = 0.0
-    for _, block_BD in blocks(points_ND, rows, desc=desc):
-        distances, ids = index.search(block_BD, 1)
-        # Within a block single precision suffices; over all of them it would not.
-        part_KD = torch.zeros(shape).index_add_(0, torch.from_numpy(ids[:, 0]), torch.from_numpy(block_BD))
-        sums_KD += part_KD
-        counts_K += np.bincount(ids[:, 0], minlength=len(counts_K))
-        total += float(distances.sum(dtype=np.float64))
-    return sums_KD.numpy(), counts_K, total
 
 
 def moved(sums_KD: np.ndarray, counts_K: np.ndarray, *, spherical: bool) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
+from cfvid import launch
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.guard import GuardedPool, Outcome, Work
@@ -56,9 +59,10 @@ def open_pool(work: Work, *, attempts: tuple[str, ...], runtime: RuntimeConfig) 
     """The guarded decoding processes of a stage."""
     num_workers = runtime.num_workers
     if num_workers is None:
-        num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        logger.debug("decoding in %d processes: one per core, at most 8", num_workers)
-    elif num_workers == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = min(8, max(1, cores // launch.num_on_this_machine()))
+        logger.debug("decoding in %d processes: one per core of this rank, at most 8", num_workers)
+    elif num_workers == 0 and launch.rank() == 0:
         logger.warning("decoding in this process, without guard (runtime.num_workers is 0)")
     return GuardedPool(
         work,
@@ -89,7 +93,7 @@ class SampleLoader:
         path = str(self.manifest.locate(sample))
         return Request(sample_id, path, sample.start_s, sample.end_s, look, seed)
 
-    def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Iterator[Outcome]:
+    def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
         """Every request's outcome, in order; failures are in the ledger by then."""
         for outcome in self._pool.imap(requests, ahead=ahead):
             request = outcome.payload
@@ -102,7 +106,13 @@ class SampleLoader:
             yield outcome
 
     def batches(
-        self, sample_ids: Sequence[str], *, batch_size: int, look: Look, seeds: Sequence[int] | None = None
+        self,
+        sample_ids: Sequence[str],
+        *,
+        batch_size: int,
+        look: Look,
+        seeds: Sequence[int] | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` consecutive ids; an unreadable sample makes its batch smaller.
 
@@ -111,21 +121,22 @@ class SampleLoader:
             batch_size: ids per batch.
             look: how they are looked at.
             seeds: of each sample's random draws.
+            sizes: ids of each batch, where these are not all `batch_size` and at last the rest.
         """
         seeds = seeds if seeds is not None else [0] * len(sample_ids)
+        if sizes is None:
+            whole, rest = divmod(len(sample_ids), batch_size)
+            sizes = [batch_size] * whole + [rest] * (rest > 0)
         requests = (self.request(i, look=look, seed=s) for i, s in zip(sample_ids, seeds, strict=True))
-        ids: list[str] = []
-        used_seeds: list[int] = []
-        arrays: list[np.ndarray] = []
         # Up to three batches ahead: one being used, one whole, one being decoded.
-        for number, outcome in enumerate(self.outcomes(requests, ahead=3 * batch_size), start=1):
-            if outcome.value is not None:
-                ids.append(outcome.payload.sample_id)
-                used_seeds.append(outcome.payload.seed)
-                arrays.append(outcome.value)
-            if number % batch_size == 0 or number == len(sample_ids):
-                if ids:
-                    yield Batch(ids, torch.from_numpy(np.stack(arrays)), used_seeds)
-                else:
-                    yield Batch([], torch.empty(0, dtype=torch.uint8), [])
-                ids, arrays, used_seeds = [], [], []
+        with contextlib.closing(self.outcomes(requests, ahead=3 * batch_size)) as outcomes:
+            for size in sizes:
+                yield _stacked([o for o in itertools.islice(outcomes, size) if o.value is not None])
+
+
+def _stacked(outcomes: Sequence[Outcome]) -> Batch:
+    if not outcomes:
+        return Batch([], torch.empty(0, dtype=torch.uint8), [])
+    inputs = torch.from_numpy(np.stack([outcome.value for outcome in outcomes if outcome.value is not None]))
+    payloads = [outcome.payload for outcome in outcomes]
+    return Batch([p.sample_id for p in payloads], inputs, [p.seed for p in payloads])

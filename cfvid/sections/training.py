@@ -14,7 +14,7 @@ class TrainingConfig(Section):
 
     epochs: Count
     batch_size: Count
-    """Samples per optimiser step and process, before gradient accumulation."""
+    """Samples per batch, of all processes together: several divide it among them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive
     """Peak learning rate."""

@@ -22,7 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from cfvid import ranks
 from cfvid.artifacts import Record, atomic_file, digest_of, read_json, write_json
+from cfvid.clustering import passes
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.health import symptoms_of
@@ -63,8 +65,11 @@ def cluster(run: Run) -> Path:
     """
     [(folder, inputs)] = claims(run)
     with run.claimed(folder, inputs, kind=KIND) as done:
-        if not done:
+        if not done and ranks.is_main():
             _cluster(run, folder, inputs)
+            passes.dismiss()
+        elif not done:
+            passes.follow()
     for symptom in symptoms_of(read_json(folder / "quality.json"), run.config.health):
         logger.log(logging.WARNING if symptom.is_severe else logging.INFO, "cluster: %s", symptom.text)
     return folder

@@ -33,6 +33,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from cfvid import ranks
 from cfvid.artifacts import Record, claim, digest_of, own_folder, read_json, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
@@ -93,26 +94,41 @@ class Run:
         Otherwise the wall-clock time spent inside is added to its cost.json, over all resumed attempts. Only a
         claim that was granted writes the configuration and the manifests into the run folder.
 
+        Of several processes the main one claims for all, and none leaves before all have done their share.
+
         Raises:
             InputsChanged: when the folder was made from other inputs.
             DamagedArtifact: when what was done before has been altered since.
         """
-        with self._linked(folder, inputs):
-            done = claim(folder, inputs, fresh=self.fresh)
-            self.write_snapshots()
-            if done:
-                logger.info("%s: done before", folder.relative_to(self.folder))
-                Record.read(folder, kind=kind).verify(folder)
-                yield True
-                return
-            start, path = time.monotonic(), folder / "cost.json"
-            before = read_json(path)["seconds"] if path.is_file() else 0.0
-            try:
-                yield False
-            finally:
-                if folder.is_dir():
-                    seconds = round(before + time.monotonic() - start, 2)
-                    write_json(path, {"seconds": seconds, "device": self.device_name})
+        if not ranks.is_main():
+            done = ranks.from_main(False)
+            yield done
+        else:
+            with self._linked(folder, inputs):
+                done = ranks.from_main(self._claim(folder, inputs, kind=kind))
+                with contextlib.nullcontext() if done else self._timed(folder):
+                    yield done
+        if not done:
+            ranks.barrier()
+
+    def _claim(self, folder: Path, inputs: Mapping[str, Any], *, kind: str) -> bool:
+        done = claim(folder, inputs, fresh=self.fresh)
+        self.write_snapshots()
+        if done:
+            logger.info("%s: done before", folder.relative_to(self.folder))
+            Record.read(folder, kind=kind).verify(folder)
+        return done
+
+    @contextlib.contextmanager
+    def _timed(self, folder: Path) -> Iterator[None]:
+        start, path = time.monotonic(), folder / "cost.json"
+        before = read_json(path)["seconds"] if path.is_file() else 0.0
+        try:
+            yield
+        finally:
+            if folder.is_dir():
+                seconds = round(before + time.monotonic() - start, 2)
+                write_json(path, {"seconds": seconds, "device": self.device_name})
 
     @contextlib.contextmanager
     def _linked(self, folder: Path, inputs: Mapping[str, Any]) -> Iterator[None]:
@@ -198,15 +214,21 @@ class Run:
 
     @contextlib.contextmanager
     def loader(self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None) -> Iterator[SampleLoader]:
-        """A loader of these samples with its own decoding processes and its skip ledger, in a file if one is named."""
+        """A loader of these samples with its own decoding processes and its skip ledger, in a file if one is named.
+
+        Of several processes each has its own; in the end the main one's ledger has the skips of all.
+        """
         budget = self.config.data.skip_budget
-        ledger = SkipLedger(num_samples=len(manifest), budget=budget, stage=stage, path=ledger_path)
+        path = ledger_path if ranks.is_main() else None
+        ledger = SkipLedger(num_samples=len(manifest), budget=budget, stage=stage, path=path)
         decoders = self.modality.decoders
         with (
             contextlib.closing(ledger),
             open_pool(self.modality.load, attempts=decoders, runtime=self.config.runtime) as pool,
         ):
             yield SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoders[0])
+            for skips in ranks.gathered(ledger.skips):
+                ledger.extend(skips)
 
     def looking(self, input_changes: Mapping[str, Any]) -> Run:
         """The same run, whose modality has some other input options; the configuration stays as it is."""

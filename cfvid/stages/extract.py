@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from cfvid import ranks
 from cfvid.artifacts import Record
 from cfvid.data.loader import Look, SampleLoader
 from cfvid.data.manifest import Manifest
@@ -20,6 +20,7 @@ from cfvid.evaluation.inference import forward_views
 from cfvid.features import KIND, FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import LayerFeatures, Network
+from cfvid.progress import progress_bar
 from cfvid.stages.context import Run
 from cfvid.training import interrupts
 
@@ -92,10 +93,7 @@ def extract_into(
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done:
             module = LayerFeatures(network.trunk, layers)
-            facts = _extract_shards(run, module, folder, manifest, look=look, average_views=average_views).facts
-            num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
-            name = folder.relative_to(run.folder)
-            logger.info("%s: %d features of shape %s, %d skipped", name, num, shape, num_skipped)
+            _extract_shards(run, module, folder, manifest, look=look, average_views=average_views)
     return FeatureStore(folder, verify=False)
 
 
@@ -124,20 +122,41 @@ def store_inputs(
 
 def _extract_shards(
     run: Run, module: LayerFeatures, folder: Path, manifest: Manifest, *, look: Look, average_views: bool
-) -> Record:
-    """Write the shards that are not there yet, then the record that completes the store."""
+) -> None:
+    """Write the shards that are not there yet, then the record that completes the store.
+
+    Several processes take turns at the shards, so that these are the same whatever the number of processes.
+    """
     writer = FeatureWriter(folder, manifest.ids, shard_size=run.config.extract.shard_size)
-    bar = tqdm(total=len(manifest), desc=str(folder.relative_to(run.folder)), unit="sample", disable=None, leave=False)
-    with run.loader(manifest, stage="extract", ledger_path=folder / LEDGER_NAME) as loader, bar, interrupts.graceful():
-        for shard in range(writer.num_shards):
-            ids = writer.ids_of(shard)
-            before = writer.written(shard)
-            if before is not None:
-                loader.ledger.extend(Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for s in before["skips"])
-            else:
+    name = str(folder.relative_to(run.folder))
+    with run.loader(manifest, stage="extract", ledger_path=folder / LEDGER_NAME) as loader, interrupts.graceful():
+        missing = ranks.from_main(_missing(writer, loader) if ranks.is_main() else [])
+        if 0 < len(missing) < ranks.count():
+            logger.info(
+                "%s: %d shards for %d processes: fewer than could share the work", name, len(missing), ranks.count()
+            )
+        own = missing[ranks.rank() :: ranks.count()]
+        with progress_bar(total=sum(len(writer.ids_of(shard)) for shard in own), desc=name, unit="sample") as bar:
+            for shard in own:
+                ids = writer.ids_of(shard)
                 _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
-            bar.update(len(ids))
-    return writer.finish()
+                bar.update(len(ids))
+    if ranks.is_main():
+        facts = writer.finish().facts
+        num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
+        logger.info("%s: %d features of shape %s, %d skipped", name, num, shape, num_skipped)
+
+
+def _missing(writer: FeatureWriter, loader: SampleLoader) -> list[int]:
+    """The shards that are not there yet; the skips of the others are noted."""
+    missing = []
+    for shard in range(writer.num_shards):
+        before = writer.written(shard)
+        if before is None:
+            missing.append(shard)
+        else:
+            loader.ledger.extend(Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for s in before["skips"])
+    return missing
 
 
 def _extract_shard(

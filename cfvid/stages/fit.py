@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from cfvid import ranks
 from cfvid.artifacts import Record
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME
@@ -101,6 +102,8 @@ def complete(
         facts: what the stage found out.
         source: of weights that were brought, what is known of them.
     """
+    if not ranks.is_main():
+        return
     config = NetworkConfig(
         arch=network.arch,
         modality=run.config.modality,

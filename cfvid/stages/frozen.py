@@ -14,6 +14,7 @@ from cfvid.evaluation.linear import LinearProbe, few_of_each
 from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit
 from cfvid.evaluation.scoring import sample_probabilities
 from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision, parts_of_map
+from cfvid.features import FeatureStore
 from cfvid.models.zoo import feature_dims
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
@@ -39,14 +40,20 @@ class _Features:
 
 def _features(run: Run, evaluation: Evaluation) -> tuple[_Features, _Features]:
     """Of train and of val: extracted once for all protocols and seeds."""
+    layers = _layers(run)
+    ends = np.cumsum([0, *feature_dims(evaluation.candidate.arch, layers, run.modality.example(1).shape)])
+    columns = {layer: slice(ends[n], ends[n + 1]) for n, layer in enumerate(layers)}
+    train, val = (_Features(s.ids, s.gather(s.ids), columns) for s in store_features(run, evaluation))
+    return train, val
+
+
+def store_features(run: Run, evaluation: Evaluation) -> tuple[FeatureStore, FeatureStore]:
+    """The stores of a target's splits, train and val; of several processes each extracts its share."""
     candidate, target = evaluation.candidate, evaluation.target
     network = candidate.load()
-    layers: list[str | None] = [None, *run.config.transfer.linear.layers]
-    ends = np.cumsum([0, *feature_dims(candidate.arch, layers, run.modality.example(1).shape)])
-    columns = {layer: slice(ends[n], ends[n + 1]) for n, layer in enumerate(layers)}
 
-    def of(split: str, manifest: Manifest) -> _Features:
-        store = extract_into(
+    def of(split: str, manifest: Manifest) -> FeatureStore:
+        return extract_into(
             run,
             evaluation.home / "features" / split,
             network=network,
@@ -54,11 +61,14 @@ def _features(run: Run, evaluation: Evaluation) -> tuple[_Features, _Features]:
             manifest=manifest,
             look="extract" if split == "train" else "score",
             average_views=False,
-            layers=layers,
+            layers=_layers(run),
         )
-        return _Features(store.ids, store.gather(store.ids), columns)
 
     return of("train", target.train), of("val", target.val)
+
+
+def _layers(run: Run) -> list[str | None]:
+    return [None, *run.config.transfer.linear.layers]
 
 
 def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | NearestNeighbours]) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from cfvid import ranks
 from cfvid.artifacts import digest_file, write_json
 from cfvid.data.skips import LEDGER_NAME
 from cfvid.errors import ConfigError, DataError, WeightsError
@@ -49,7 +50,9 @@ def pretrain(run: Run) -> Path:
     weights = run.config.pretrain.weights
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done and weights is not None:
-            _bring(run, folder, weights, inputs)
+            with ranks.alone() as is_main:
+                if is_main:
+                    _bring(run, folder, weights, inputs)
         elif not done:
             _train(run, folder, inputs)
     return folder / "network"
@@ -90,7 +93,7 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     config = run.config
     task = make_task(run)
     logger.info("pretrain: %s of %d samples", config.pretrain.task, len(task.samples))
-    files = task.write(folder)
+    files = task.write(folder) if ranks.is_main() else []
     trained, network = task.build()
     looking = run.looking({**config.pretrain_input.model_dump(), **task.input_changes})
     compute = fit(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cfvid import ranks
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
 from cfvid.models.heads import LayerHeads
@@ -84,18 +85,20 @@ def _trained(
         seed=evaluation.seed,
         part_lrs=part_lrs,
     )
+    own = target.val.ids[ranks.own_part(len(target.val))]
     with run.loader(target.val, stage=stage, ledger_path=evaluation.folder / "val_skips.jsonl") as loader:
-        parts = list(
+        own_parts = list(
             forward_views(
                 network,
                 loader,
-                target.val.ids,
+                own,
                 look="score",
                 batch_size=config.transfer.batch_size,
                 modality=run.modality,
                 accelerator=run.accelerator,
             )
         )
+    parts = [part for several in ranks.everywhere(own_parts) for part in several]
     if not parts:
         raise DataError(f"{stage}: none of the val samples could be read.")
     return [sample_id for some, _ in parts for sample_id in some], np.concatenate([said for _, said in parts])

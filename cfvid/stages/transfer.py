@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
+from cfvid import ranks
 from cfvid.artifacts import Record, atomic_file, write_json
 from cfvid.config import RunConfig
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation, evaluations
+from cfvid.stages.frozen import store_features
+from cfvid.stages.outcome import Outcome
 from cfvid.stages.protocols import FROZEN, LAYERED, PROTOCOLS
 from cfvid.training.checkpoint import remove_states
 
@@ -88,8 +91,24 @@ def _settings(config: RunConfig, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _score(run: Run, evaluation: Evaluation) -> None:
+    outcome = _outcome(run, evaluation)
+    if ranks.is_main() and outcome is not None:
+        _write(run, evaluation, outcome)
+
+
+def _outcome(run: Run, evaluation: Evaluation) -> Outcome | None:
+    """At least at the main process: all of them extract features and train, one looks at frozen features."""
+    protocol = PROTOCOLS[evaluation.protocol]
+    if evaluation.protocol not in FROZEN:
+        return protocol(run, evaluation)
+    if ranks.count() > 1:
+        store_features(run, evaluation)
+    with ranks.alone() as is_main:
+        return protocol(run, evaluation) if is_main else None
+
+
+def _write(run: Run, evaluation: Evaluation, outcome: Outcome) -> None:
     folder, target = evaluation.folder, evaluation.target
-    outcome = PROTOCOLS[evaluation.protocol](run, evaluation)
     write_json(folder / "scores.json", outcome.scores)
     with atomic_file(folder / "predictions.parquet", check=pyarrow.parquet.read_metadata) as temporary:
         pyarrow.parquet.write_table(outcome.predictions, temporary)

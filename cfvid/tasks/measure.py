@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from cfvid import ranks
 from cfvid.data.loader import SampleLoader
 from cfvid.evaluation.inference import forward_views
 from cfvid.modalities.base import Modality
@@ -57,7 +58,7 @@ def label_accuracy(
     for ids, logits_NVC in forward_views(
         network,
         loader,
-        list(labels),
+        list(labels)[ranks.own_part(len(labels))],
         look="extract",
         batch_size=device.batch_size,
         modality=device.modality,
@@ -66,6 +67,7 @@ def label_accuracy(
         said = logits_NVC.mean(axis=1).argmax(axis=1)
         hits += sum(classes[c] in labels[i] for i, c in zip(ids, said, strict=True))
         count += len(ids)
+    hits, count = map(int, ranks.summed([hits, count]))
     return Measured(hits / count if count else None, count)
 
 
@@ -89,7 +91,7 @@ def question_accuracy(
     """
     accelerator, modality = device.accelerator, device.modality
     network = network.to(memory_format=memory_format(modality.network_dims + 2)).to(accelerator.device).eval()
-    ids = loader.manifest.ids
+    ids = loader.manifest.ids[ranks.own_part(len(loader.manifest))]
     seeds = [derive(seed, "held-out", sample_id) for sample_id in ids]
     hits = num_questions = num_samples = 0
     for batch in loader.batches(ids, batch_size=device.batch_size, look="train", seeds=seeds):
@@ -103,4 +105,5 @@ def question_accuracy(
         hits += num_right(logits, examples.target)
         num_questions += len(examples.target)
         num_samples += len(batch)
+    hits, num_questions, num_samples = map(int, ranks.summed([hits, num_questions, num_samples]))
     return Measured(hits / num_questions if num_questions else None, num_samples)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from cfvid import ranks
 from cfvid.artifacts import Record, atomic_folder, read_json, remove_leftovers, write_json
 from cfvid.errors import ArtifactError
 
@@ -37,7 +38,9 @@ class Progress:
 
 
 def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
-    """Write the state and remove older ones."""
+    """Write the state and remove older ones: the main process' work, as all have the same."""
+    if not ranks.is_main():
+        return
     states = folder / "states"
     # The end of an epoch has another name than its last batch: a new state never replaces the one before.
     target = states / f"epoch-{progress.epoch:04d}-batch-{progress.batch:06d}"
@@ -52,10 +55,23 @@ def save_state(accelerator: Accelerator, folder: Path, progress: Progress) -> No
 
 
 def load_state(accelerator: Accelerator, folder: Path) -> Progress:
-    """Restore the newest whole state into the prepared objects; a new `Progress` when there is none."""
-    states = folder / "states"
-    if not states.is_dir():
+    """Restore the newest whole state into the prepared objects; a new `Progress` when there is none.
+
+    Every process restores the same one, however many there were when it was taken.
+    """
+    state = ranks.from_main(_newest(folder / "states") if ranks.is_main() else None)
+    if state is None:
         return Progress()
+    accelerator.load_state(str(state))
+    progress = Progress(**read_json(state / "progress.json"))
+    logger.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
+    return progress
+
+
+def _newest(states: Path) -> Path | None:
+    """The newest state that is whole."""
+    if not states.is_dir():
+        return None
     remove_leftovers(states)
     for state in sorted(states.glob("epoch-*"), reverse=True):
         try:
@@ -63,11 +79,8 @@ def load_state(accelerator: Accelerator, folder: Path) -> Progress:
         except ArtifactError as error:
             logger.warning("%s is not used: %s", state, error.what)
             continue
-        accelerator.load_state(str(state))
-        progress = Progress(**read_json(state / "progress.json"))
-        logger.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
-        return progress
-    return Progress()
+        return state
+    return None
 
 
 def remove_states(folder: Path) -> None:

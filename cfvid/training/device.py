@@ -1,13 +1,16 @@
-"""Device and precision, decided once per process through Accelerate and logged with the reason."""
+"""Device, precision and the run's processes, decided once per process through Accelerate and logged with the reason."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
+from cfvid import ranks
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
 
@@ -29,7 +32,12 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     precision, reason = _precision(config, on_cpu)
     # Accelerate keeps one global state; another run in this process may have asked for another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_ACCELERATE_NAME[precision])
+    # Running statistics need not be copied in each step: those of the main process are taken in the end.
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_ACCELERATE_NAME[precision], kwargs_handlers=handlers)
+    # Accelerate does not know the option's new name yet.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*deprecated", category=FutureWarning)
+    ranks.join()
     why = "asked for" if device != "auto" else ("the only one" if on_cpu else "a GPU is there")
     logger.info("device %s (%s), precision %s (%s)", accelerator.device, why, precision, reason)
     # The same configuration gives the same numbers: no algorithm choice by timing.

@@ -7,7 +7,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
+from cfvid import ranks
 from cfvid.errors import Interrupted
 
 _received: list[int] = []
@@ -15,7 +17,7 @@ _received: list[int] = []
 
 @contextlib.contextmanager
 def graceful() -> Iterator[None]:
-    """Within it, the first signal sets the flag; a second one acts at once."""
+    """Within it, the first signal sets the flag; a second one acts at once, but not under torchrun."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
@@ -24,7 +26,9 @@ def graceful() -> Iterator[None]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         _received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
+        # torchrun sends a signal on that the terminal may have sent already, and kills what takes too long.
+        if ranks.count() == 1:
+            signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, note)
@@ -63,5 +67,14 @@ def stop_if_requested() -> None:
     Raises:
         Interrupted: with the signal's exit code.
     """
-    if _received:
-        raise Interrupted.by_signal(_received[0])
+    if requested():
+        stop()
+
+
+def stop() -> NoReturn:
+    """End here, because of the signal that came to this process or to another one of the run.
+
+    Raises:
+        Interrupted: with the signal's exit code.
+    """
+    raise Interrupted.by_signal(_received[0] if _received else signal.SIGTERM)

@@ -17,9 +17,11 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from cfvid import ranks
 from cfvid.data.loader import Batch, SampleLoader
-from cfvid.errors import DataError, TrainingError
+from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
+from cfvid.progress import progress_bar
 from cfvid.sections.stages import RuntimeConfig
 from cfvid.sections.training import TrainingConfig
 from cfvid.seeds import derive, stream
@@ -27,10 +29,13 @@ from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state
 from cfvid.training.device import memory_format
 from cfvid.training.metrics import MetricsLog
-from cfvid.training.objective import Objective, loss_of, num_right
+from cfvid.training.objective import Examples, Objective, loss_of, num_right
 from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
+
+_FEWEST = 2
+"""Samples that batch normalisation needs."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class TrainingData:
     seed: int
     stage: str
     batch_size: int
+    """Of all processes together."""
     groups: Mapping[str, int] | None = None
     """With the group of each sample, an epoch draws all groups equally often instead of every sample once."""
 
@@ -57,6 +63,12 @@ class TrainingData:
                 why="batch normalisation has no statistics over one sample",
                 fix="Check the source and its train split.",
             )
+        if self.batch_size < _FEWEST * ranks.count() and ranks.count() > 1:
+            raise ConfigError(
+                f"{self.stage}: batches of {self.batch_size} cannot be divided among {ranks.count()} processes.",
+                why="batch_size counts the samples of all processes, each of which needs at least 2",
+                fix="Raise the batch size, or start fewer processes.",
+            )
 
     @property
     def num_batches(self) -> int:
@@ -65,18 +77,32 @@ class TrainingData:
         return max(1, whole + (rest > 1))
 
     def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
-        """The batches of an epoch from `first_batch` on."""
+        """This process' part of the batches of an epoch from `first_batch` on."""
         rng, num = stream(self.seed, self.stage, "order", number), self.num_batches * self.batch_size
         drawn = self.ids if self.groups is None else balanced(self.ids, self.groups, rng)
         ids = [drawn[i] for i in rng.permutation(len(drawn))[:num]]
         repeats = count_repeats(ids)
-        start = first_batch * self.batch_size
+        starts = range(first_batch * self.batch_size, len(ids), self.batch_size)
+        parts = [own_places(start, min(self.batch_size, len(ids) - start)) for start in starts]
         # Without repeats, which only balanced epochs have, the names of the draw are those they always were.
         seeds = [
-            derive(self.seed, self.stage, "augment", number, sample_id, *([repeat] if repeat else []))
-            for sample_id, repeat in zip(ids[start:], repeats[start:], strict=True)
+            derive(self.seed, self.stage, "augment", number, ids[i], *([repeats[i]] if repeats[i] else []))
+            for part in parts
+            for i in part
         ]
-        return self.loader.batches(ids[start:], batch_size=self.batch_size, look="train", seeds=seeds)
+        return self.loader.batches(
+            [ids[i] for part in parts for i in part],
+            batch_size=max(1, self.batch_size // ranks.count()),
+            look="train",
+            seeds=seeds,
+            sizes=[len(part) for part in parts],
+        )
+
+
+def own_places(start: int, num: int) -> range:
+    """This process' part of a batch of `num` samples, of which the first has the place `start`."""
+    own = ranks.own_part(num, smallest=_FEWEST)
+    return range(start + own.start, start + own.stop)
 
 
 def balanced(ids: Sequence[str], groups: Mapping[str, int], rng: np.random.Generator) -> list[str]:
@@ -143,7 +169,7 @@ def train(
     progress = load_state(accelerator, folder)
     log = MetricsLog(folder, resumed_step=progress.step)
     num_steps = config.epochs * data.num_batches
-    bar = tqdm(total=num_steps, initial=progress.step, desc=data.stage, unit="batch", disable=None, leave=False)
+    bar = progress_bar(total=num_steps, initial=progress.step, desc=data.stage, unit="batch")
     clock = _Clock(runtime.checkpoint_minutes, progress.step)
     prepared.train()
     freeze(accelerator.unwrap_model(prepared), part_lrs or {})
@@ -155,20 +181,34 @@ def train(
                 set_learning_rate(optimizer, lr)
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
                 last = progress.batch % config.gradient_accumulation == 0 or progress.batch == data.num_batches
-                values = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
-                for name, value in values.items():
-                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+                totals = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
+                for name in _SUMS:
+                    progress.sums[name] = progress.sums.get(name, 0.0) + totals[name]
                 bar.update()
-                if values and progress.step % runtime.log_every_steps == 0:
-                    count = values.pop("examples")
-                    means = {name: value / count for name, value in values.items()}
+                if totals["examples"] and progress.step % runtime.log_every_steps == 0:
+                    means = {name: totals[name] / totals["examples"] for name in _MEANS}
                     log.log(step=progress.step, event="step", epoch=epoch, lr=lr, **means)
-                if last and (interrupts.requested() or clock.checkpoint_is_due()):
-                    save_state(accelerator, folder, progress)
-                    interrupts.stop_if_requested()
+                if last:
+                    _save_if_asked(accelerator, folder, progress, clock)
             _end_epoch(progress, data, log, clock, num_steps)
             save_state(accelerator, folder, progress)
-    return accelerator.unwrap_model(prepared)
+    trained = accelerator.unwrap_model(prepared)
+    ranks.copy_buffers(trained)
+    return trained
+
+
+def _save_if_asked(accelerator: Accelerator, folder: Path, progress: Progress, clock: _Clock) -> None:
+    """Save when it is time to, or a signal came to any of the processes; all end together then."""
+    must_stop, is_due = ranks.summed([interrupts.requested(), ranks.is_main() and clock.checkpoint_is_due()])
+    if must_stop or is_due:
+        save_state(accelerator, folder, progress)
+    if must_stop:
+        ranks.barrier()
+        interrupts.stop()
+
+
+_MEANS = ("loss", "accuracy")
+_SUMS = ("examples", *_MEANS)
 
 
 def _step(
@@ -182,44 +222,66 @@ def _step(
     update: bool,
     progress: Progress,
 ) -> dict[str, float]:
-    """Forward, backward and, if `update`, one optimiser step; gives sums over the batch's examples."""
-    values: dict[str, float] = {}
-    if len(batch) >= 2:  # fewer: the others could not be read
-        values = _accumulate(network, batch, data, config, accelerator, update=update, progress=progress)
+    """Forward, backward and, if `update`, one optimiser step; gives sums over the examples of all processes."""
+    # Gradients of all but the last of the accumulated batches stay on their rank.
+    with contextlib.nullcontext() if update else accelerator.no_sync(network):
+        loss, mass, sums = _forward(network, batch, data, config, accelerator)
+        total_mass, *totals = ranks.summed([mass, *sums])
+        if not math.isfinite(totals[1]):
+            raise _not_finite("loss", totals[1], data.stage, progress)
+        if loss is not None:
+            # What is averaged over processes is a mean over examples, of which these may have unequally many.
+            share = ranks.count() * mass / total_mass if total_mass else 0.0
+            accelerator.backward(loss * share / config.gradient_accumulation)
     # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
     if update and any(p.grad is not None for p in network.parameters()):
         _check_gradients(network, config, accelerator, data.stage, progress)
         optimizer.step()
         optimizer.zero_grad()
-    return values
+    return dict(zip(_SUMS, map(float, totals), strict=True))
 
 
-def _accumulate(
-    network: nn.Module,
-    batch: Batch,
-    data: TrainingData,
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    *,
-    update: bool,
-    progress: Progress,
-) -> dict[str, float]:
-    """Forward and backward; gives sums over the batch's examples."""
+def _forward(
+    network: nn.Module, batch: Batch, data: TrainingData, config: TrainingConfig, accelerator: Accelerator
+) -> tuple[torch.Tensor | None, float, tuple[float, float, float]]:
+    """The loss of this process' examples, their mass (the sum of their weights), and sums over them.
+
+    Where there are too few, because the others could not be read, there is no loss, or one of nothing.
+    """
+    if len(batch) < _FEWEST:
+        # Other processes wait for this one's forward pass and gradients.
+        nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
+        return nothing, 0.0, (0.0, 0.0, 0.0)
     examples = data.objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
+    logits = _logits(network, examples, data, config, accelerator)
+    loss = loss_of(logits, examples, temperature=data.objective.temperature, label_smoothing=config.label_smoothing)
+    count = len(examples.target)
+    mass = float(count if examples.weights is None else examples.weights.sum())
+    return loss, mass, (count, loss.item() * count, num_right(logits, examples.target))
+
+
+def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
+    """A loss of 0 that leaves running statistics alone: its gradients take part in the average over processes."""
+    two = data.ids[:_FEWEST]
+    views = torch.zeros(data.modality.example(len(two)).shape, dtype=torch.uint8, device=accelerator.device)
+    examples = data.objective.examples(views, Batch(two, views[:, None], [0] * len(two)))
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    loss = 0.0 * _logits(network, examples, data, config, accelerator).sum()
+    for module, training in modes.items():
+        module.training = training
+    return loss
+
+
+def _logits(
+    network: nn.Module, examples: Examples, data: TrainingData, config: TrainingConfig, accelerator: Accelerator
+) -> torch.Tensor:
     inputs = data.modality.normalize(examples.inputs)
     if config.channels_last:
         inputs = inputs.to(memory_format=memory_format(inputs.ndim))
-    # Gradients of all but the last of the accumulated batches stay on their rank.
-    with contextlib.nullcontext() if update else accelerator.no_sync(network):
-        with accelerator.autocast():
-            logits = network(inputs)
-        loss = loss_of(logits, examples, temperature=data.objective.temperature, label_smoothing=config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise _not_finite("loss", value, data.stage, progress)
-        accelerator.backward(loss / config.gradient_accumulation)
-    count = len(examples.target)
-    return {"examples": count, "loss": value * count, "accuracy": num_right(logits, examples.target)}
+    with accelerator.autocast():
+        logits: torch.Tensor = network(inputs)
+    return logits
 
 
 def _check_gradients(

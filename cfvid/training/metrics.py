@@ -8,13 +8,14 @@ from typing import Any
 
 from accelerate.tracking import TensorBoardTracker
 
+from cfvid import ranks
 from cfvid.artifacts import atomic_file
 
 METRICS_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to FOLDER/metrics.jsonl and FOLDER/tensorboard/.
+    """Appends to FOLDER/metrics.jsonl and FOLDER/tensorboard/; in processes but the main one, to nothing.
 
     Args:
         folder: the training run's.
@@ -22,6 +23,9 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, resumed_step: int) -> None:
+        self._is_open = ranks.is_main()
+        if not self._is_open:
+            return
         self._path = folder / METRICS_NAME
         kept = [line for line in read_metrics(folder) if line["step"] <= resumed_step]
         with atomic_file(self._path) as temporary:
@@ -32,14 +36,17 @@ class MetricsLog:
 
     def log(self, *, step: int, event: str, **values: float) -> None:
         """Write one line: `event` is `step` or `epoch`."""
+        if not self._is_open:
+            return
         self._file.write(json.dumps({"step": step, "event": event, **values}) + "\n")
         self._file.flush()
         self._board.log({f"{event}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         """Close both."""
-        self._file.close()
-        self._board.finish()
+        if self._is_open:
+            self._file.close()
+            self._board.finish()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from cfvid.modalities import MODALITIES
 PACKAGE = Path(cfvid.__file__).parent
 ORDER = (
     "errors",
+    "launch",
+    "ranks",
+    "progress",
     "seeds",
     "artifacts",
     "shipped",

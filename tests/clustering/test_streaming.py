@@ -11,10 +11,11 @@ from sklearn.decomposition import PCA
 from support.tiny import tiny_config, write_pictures
 
 from cfvid.artifacts import Record
-from cfvid.clustering import streaming_engine
+from cfvid.clustering import passes, streaming_engine
 from cfvid.clustering.base import KMeansResult
+from cfvid.clustering.passes import blocks
 from cfvid.clustering.projection import Projection
-from cfvid.clustering.streaming_engine import StreamingEngine, blocks
+from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import ConfigError
 from cfvid.pipeline import run_stages
 from cfvid.stages import pool
@@ -30,7 +31,7 @@ def points_ND() -> np.ndarray:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_engine, "_BLOCK_BYTES", 100 * 8 * 4)
+    monkeypatch.setattr(passes, "_BLOCK_BYTES", 100 * 8 * 4)
 
 
 def _fit(points_ND: np.ndarray, *, iterations: int = 15, folder: Path | None = None, **other: object) -> KMeansResult:
@@ -63,7 +64,7 @@ def test_a_file_in_blocks_is_the_array_at_once(
     stored = points_ND.astype(dtype)
     np.save(tmp_path / "points.npy", stored)
     at_once = _fit(stored.astype(np.float32))
-    monkeypatch.setattr(streaming_engine, "_BLOCK_BYTES", 100 * 8 * 4)
+    monkeypatch.setattr(passes, "_BLOCK_BYTES", 100 * 8 * 4)
     mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
     fitted = _fit(mapped)
     np.testing.assert_allclose(fitted.objective[-1], at_once.objective[-1], rtol=1e-5)

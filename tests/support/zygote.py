@@ -80,7 +80,7 @@ def _run_job(job: dict[str, Any]) -> int:
     logging.getLogger("cfvid").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     if job["die_at_call"] is not None:
-        _die_at_call(job["die_at_call"])
+        die_at_call(job["die_at_call"])
     try:
         config = configure(json.loads(Path(job["config"]).read_text()))
         run_stages(config, Path(job["output"]), stages=job["stages"])
@@ -93,7 +93,7 @@ def _run_job(job: dict[str, Any]) -> int:
     return 0
 
 
-def _die_at_call(number: int) -> None:
+def die_at_call(number: int) -> None:
     """SIGKILL this process at its n-th fsync or rename (before it) or write of a checkpoint file (after it)."""
     calls = 0
 

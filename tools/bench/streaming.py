@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from cfvid.clustering.faiss_engine import flat_index
+from cfvid.clustering.search import build_index
 from cfvid.clustering.streaming_engine import StreamingEngine
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, num_cores, rate_of
@@ -50,7 +50,7 @@ def run(options: Options) -> Iterator[Comparison]:
         np.save(path, np.random.default_rng(0).normal(size=(size.num_points, size.dim)).astype(np.float16))
         stored = np.load(path, mmap_mode="r")
         held = stored.astype(np.float32)
-        index = flat_index(held[: size.num_clusters], num_gpus=0)
+        index = build_index(held[: size.num_clusters], "flat")
         streamed = partial(_iterate, stored, size.num_clusters)
         rates = alternate(
             partial(rate_of, partial(index.search, held, 1), units=size.num_points),
