@@ -28,7 +28,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict:
     data = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return tiny_values(data, retrain__training__epochs=60)
+    return tiny_values(data, retrain__training__epochs=60, transfer__finetune__epochs=2)
 
 
 def environment() -> dict[str, str]:
@@ -77,6 +77,7 @@ def test_two_nodes_by_the_slurm_script(values: dict, tmp_path: Path) -> None:
         "scontrol": "echo 127.0.0.1\necho other-node",
         "srun": 'SLURM_NODEID=0 "$@" & first=$!\nSLURM_NODEID=1 "$@" & second=$!\nwait $first && wait $second',
         "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+        "cfvid": f'exec {sys.executable} -m cfvid "$@"',
     }.items():
         (commands / name).write_text(f"#!/bin/bash\n{text}\n")
         (commands / name).chmod(stat.S_IRWXU)
