@@ -10,6 +10,7 @@ from pathlib import Path
 from cfvid.artifacts import is_complete, own_folder
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
+from cfvid.planning.estimate import announce, estimate_lines
 from cfvid.preflight import check
 from cfvid.report.stage import report
 from cfvid.stages import Run, cluster, estimate, extract, pretrain, retrain, transfer
@@ -64,11 +65,15 @@ def run_stages(
     with own_folder(output), _log_file(output):
         run = Run(config, output, fresh=fresh, shared=shared)
         check(run, stages)
+        announce(run, stages)
         return {name: STAGES[name](run) for name in STAGES if name in stages}
 
 
 def describe_plan(config: RunConfig, output: Path) -> list[str]:
-    """What the stages would do, without doing it (data sets are read or generated, and weights fetched).
+    """What the stages would do and what that takes, without doing it; takes about 20 seconds.
+
+    Data sets are read or generated, weights fetched, and a few samples and steps are measured (see
+    `cfvid.planning.estimate`).
 
     Raises:
         CfvidError: what stands in the way, as before a real run.
@@ -94,7 +99,7 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
         what = f"{', '.join(config.transfer.networks)} x {', '.join(config.transfer.protocols)}"
         lines.append(f"transfer     {name}: {len(train)} + {len(val)} samples, {len(train.classes)} classes; {what}")
     done = [stage for stage in ("pretrain", "extract", "cluster", "retrain") if is_complete(output / stage)]
-    return [*lines, f"done before  {', '.join(done) or 'nothing'}"]
+    return [*lines, f"done before  {', '.join(done) or 'nothing'}", "", *estimate_lines(run, TRAIN)]
 
 
 def _clusters(config: RunConfig, num_samples: int) -> str:

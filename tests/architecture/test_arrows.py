@@ -33,6 +33,7 @@ ORDER = (
     "tasks",
     "stages",
     "report",
+    "planning",
     "preflight",
     "pipeline",
     "experiments",
