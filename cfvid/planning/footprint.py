@@ -49,7 +49,7 @@ def footprint_of(one: Pass) -> Footprint:
 
 def _kept_for_backward(module: nn.Module, inputs: torch.Tensor) -> int:
     own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
+    kept = {inputs.untyped_storage()._cdata: inputs.untyped_storage()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -59,7 +59,7 @@ def _kept_for_backward(module: nn.Module, inputs: torch.Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         module(inputs)
-    return inputs.nbytes + sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 @torch.no_grad()
