@@ -34,6 +34,8 @@ MEASURED_S = 10.0
 """Shared out among all that is measured; each thing is done once at least, whatever it takes."""
 _MOST_SAMPLES = 256
 """Decoded for one look."""
+_FEWEST_TRIED = 8
+"""Before it is said that none can be read, and for as long as there is time."""
 _MOST_STEPS = 10
 _FEWEST = 2
 """Samples of the smallest step: batch normalisation has no statistics over one."""
@@ -122,43 +124,60 @@ def _pool(run: Run, looks: Looks) -> GuardedPool:
 
 def _startup_seconds(run: Run, pool: GuardedPool, looks: Looks, rates: Rates) -> float:
     rates.num_workers = pool.num_workers
+    ids = _drawn(run, looks)[: max(1, pool.num_workers)]
     start = time.monotonic()
-    _count(_outcomes(run, pool, looks, max(1, pool.num_workers), ahead=1 + pool.num_workers), rates)
+    _count(_outcomes(pool, looks, ids, ahead=len(ids)), rates)
     return time.monotonic() - start
 
 
 def _sample_seconds(run: Run, pool: GuardedPool, one: Pass, rates: Rates, *, share_s: float) -> float:
-    """Of decoding one sample: one round of all processes, then as many samples as there is time for."""
-    looks, at_once = one.looks, max(1, pool.num_workers)
-    seconds, num = 0.0, at_once
-    for _ in range(2):
+    """Of decoding one sample, in the largest round of samples that there was time for.
+
+    Raises:
+        DataError: when none can be read.
+    """
+    at_once = max(1, pool.num_workers)
+    rest, size, largest, num_tried = _drawn(run, one.looks), at_once, 0, 0
+    seconds, left_s, is_read = 0.0, share_s, False
+    reasons: tuple[str, ...] = ()
+    while rest and size:
+        ids, rest = rest[:size], rest[size:]
         start = time.monotonic()
-        tried = _count(_outcomes(run, pool, looks, num, ahead=3 * one.batch_size), rates)
-        if not any(is_read for is_read, _ in tried):
-            raise DataError(
-                f"None of the {len(tried)} samples that were tried could be read, e.g. {looks.samples.ids[0]}.",
-                why="; ".join(tried[0][1]),
-                fix="`cfvid data check` looks at all of them.",
-            )
-        seconds = (time.monotonic() - start) / len(tried)
-        num = min(len(looks.samples), _MOST_SAMPLES, int((share_s - len(tried) * seconds) / max(seconds, 1e-9)))
-        if num <= 2 * at_once:
+        tried = _count(_outcomes(pool, one.looks, ids, ahead=3 * one.batch_size), rates)
+        taken = time.monotonic() - start
+        left_s, num_tried = left_s - taken, num_tried + len(ids)
+        is_read, reasons = is_read or any(fine for fine, _ in tried), tried[0][1]
+        if len(ids) >= largest:
+            largest, seconds = len(ids), taken / len(ids)
+        if is_read:
+            affordable = int(left_s / max(seconds, 1e-9))
+            size = affordable if affordable > at_once else 0
+        elif num_tried >= _FEWEST_TRIED and left_s < 0:
             break
+    if not is_read:
+        raise DataError(
+            f"None of the {num_tried} samples that were tried could be read, e.g. {ids[0]}.",
+            why="; ".join(reasons),
+            fix="`cfvid data check` looks at all of them.",
+        )
     return seconds
 
 
-def _outcomes(run: Run, pool: GuardedPool, looks: Looks, num: int, *, ahead: int) -> Iterator[Outcome]:
-    """What becomes of some samples, drawn from all of them."""
+def _drawn(run: Run, looks: Looks) -> list[str]:
+    """Samples to try, drawn from all of them."""
+    rows = stream(run.config.seed, "probe", looks.look).permutation(len(looks.samples))[:_MOST_SAMPLES]
+    return [looks.samples[int(row)].sample_id for row in rows]
+
+
+def _outcomes(pool: GuardedPool, looks: Looks, ids: Sequence[str], *, ahead: int) -> Iterator[Outcome]:
     ledger = SkipLedger(num_samples=len(looks.samples), budget=1.0, stage="probe")
     loader = SampleLoader(looks.samples, pool=pool, ledger=ledger, first_decoder=looks.modality.decoders[0])
-    rows = stream(run.config.seed, "probe", looks.look).permutation(len(looks.samples))[:num]
-    ids = [looks.samples[int(row)].sample_id for row in rows]
     requests = [loader.request(sample_id, look=looks.look, seed=seed) for seed, sample_id in enumerate(ids)]
     return loader.outcomes(requests, ahead=ahead)
 
 
 def _count(outcomes: Iterable[Outcome], rates: Rates) -> list[tuple[bool, tuple[str, ...]]]:
-    """Whether each sample was read, and what was said of it; views are not held."""
+    """Whether each sample was read, and what was said of it; its views are not held."""
     tried = [(outcome.value is not None, outcome.reasons) for outcome in outcomes]
     rates.num_decoded += len(tried)
     rates.num_unreadable += sum(not is_read for is_read, _ in tried)

@@ -88,7 +88,7 @@ def test_comparisons_are_those_that_the_engine_makes(
 ) -> None:
     monkeypatch.setattr(Counted, "total", 0)
     made = streaming_engine.flat_index
-    monkeypatch.setattr(streaming_engine, "flat_index", lambda c, *, num_gpus: Counted(made(c, num_gpus=0), len(c)))
+    monkeypatch.setattr(streaming_engine, "flat_index", lambda c, **how: Counted(made(c, **how), len(c)))
     points = np.random.default_rng(0).standard_normal((90, 4), dtype=np.float32)
     engine, settings = StreamingEngine(), SETTINGS | {"max_points_per_centroid": per_centroid}
     fitted = engine.fit(points, num_clusters=7, iterations=2, restarts=restarts, **settings)
