@@ -163,7 +163,6 @@ def everything_in(folder: Path) -> dict[Path, int]:
 def test_a_dry_run_with_decoding_processes_writes_nothing(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "MEASURED_S", SHORTLY)
     monkeypatch.chdir(tmp_path)
     config = config_of(pictures, runtime__num_workers=1)
     before = everything_in(pictures)
