@@ -130,7 +130,7 @@ def free_bytes(folder: Path) -> int:
 def _too_small(folder: Path, most: int, free: int) -> str:
     return (
         f"The disk of {folder} is too small: about {size_text(most)} will be written, {size_text(free)} are free. "
-        "Free some, choose another --output, or set extract.dtype to fp16."
+        "Free some, or choose another --output."
     )
 
 
@@ -165,11 +165,13 @@ def _totals(run: Run, works: Sequence[Work], costs: Sequence[Cost]) -> list[str]
         f"disk         {size_text(kept)} in all, {size_text(most)} at most while it works; {size_text(free)} are free",
     ]
     if held > memory.total:
-        lines.append("             more than there is: lower batch sizes, or runtime.num_workers")
+        lines.append("warning      that is more than there is: lower the batch sizes, or runtime.num_workers")
     on_gpu = max((cost.gpu_bytes for cost in costs), default=0)
     if on_gpu:
         there = torch.cuda.get_device_properties(run.accelerator.device).total_memory
         lines.append(f"GPU memory   {size_text(on_gpu)} at most; there are {size_text(there)}")
+        if on_gpu > there:
+            lines.append("warning      that is more than there is: lower the batch sizes")
     if most > free:
         lines.append(f"warning      {_too_small(run.folder, most, free)}")
     return lines

@@ -202,12 +202,19 @@ def _view_seconds(run: Run, one: Pass, footprint: Footprint, *, share_s: float) 
     """Of one view in a batch of the configured size, or of the largest that the time and the memory suffice for."""
     step = _training_step(run, one) if one.training is not None else _forward_step(run, one)
     seconds = _mean_seconds(lambda: step(_FEWEST), at_most=2, within_s=share_s / 4)
+    if seconds > share_s:
+        return seconds / _FEWEST
     affordable = int(share_s / 4 / (seconds / _FEWEST))
-    room = psutil.virtual_memory().available / 2 - footprint.fixed
-    fitting = int(room / max(1.0, footprint.per_sample)) if run.accelerator.device.type == "cpu" else one.batch_size
+    fitting = int((_free_memory(run.accelerator.device) - footprint.fixed) / max(1.0, footprint.per_sample))
     size = max(_FEWEST, min(one.batch_size, affordable, fitting))
     step(size)  # the first of its size makes its plans and takes its memory
     return _mean_seconds(lambda: step(size), at_most=_MOST_STEPS, within_s=share_s / 2) / size
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that a probe may take: some is left, since what kernels take for themselves is not counted."""
+    free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    return float(free) / 2
 
 
 def _mean_seconds(call: Callable[[], object], *, at_most: int, within_s: float) -> float:

@@ -253,7 +253,8 @@ def _search(run: Run, num: int, num_clusters: int, dim: int) -> Search:
 def _retrain(run: Run) -> Work:
     config = run.config
     pool, arch, training = run.manifest("clusterfit").split("train"), config.retrain_arch, config.retrain.training
-    samples = pool.select(pool.ids[: max(2, round(config.retrain.keep_nearest * len(pool)))])
+    num = max(2, round(config.retrain.keep_nearest * len(pool)))
+    samples = pool if num >= len(pool) else pool.select(pool.ids[:num])
     num_classes = _num_classes(run)
     trained = Pass(
         Looks(samples, run.modality, "train"),
