@@ -6,6 +6,7 @@ networks are new ones of the run's architectures and see blank views of the samp
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -201,14 +202,19 @@ def _memory_of_children() -> int:
 def _view_seconds(run: Run, one: Pass, footprint: Footprint, *, share_s: float) -> float:
     """Of one view in a batch of the configured size, or of the largest that the time and the memory suffice for."""
     step = _training_step(run, one) if one.training is not None else _forward_step(run, one)
-    seconds = _mean_seconds(lambda: step(_FEWEST), at_most=2, within_s=share_s / 4)
-    if seconds > share_s:
-        return seconds / _FEWEST
-    affordable = int(share_s / 4 / (seconds / _FEWEST))
     fitting = int((_free_memory(run.accelerator.device) - footprint.fixed) / max(1.0, footprint.per_sample))
-    size = max(_FEWEST, min(one.batch_size, affordable, fitting))
-    step(size)  # the first of its size makes its plans and takes its memory
-    return _mean_seconds(lambda: step(size), at_most=_MOST_STEPS, within_s=share_s / 2) / size
+    most, size, end = min(one.batch_size, fitting), _FEWEST, time.monotonic() + share_s
+    while True:
+        call = functools.partial(step, size)
+        # The first of its size makes its plans and takes its memory: it counts only where there is no time for another.
+        seconds = _mean_seconds(call, at_most=1, within_s=0.0)
+        left_s = end - time.monotonic()
+        if seconds < left_s:
+            seconds = _mean_seconds(call, at_most=_MOST_STEPS, within_s=left_s / 4)
+        grown = min(most, int(size * (end - time.monotonic()) / 3 / max(seconds, 1e-9)))
+        if grown <= size:
+            return seconds / size
+        size = grown
 
 
 def _free_memory(device: torch.device) -> float:

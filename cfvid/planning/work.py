@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -294,6 +295,7 @@ def _transfer(run: Run, target: Target) -> Work:
     config = run.config.transfer
     passes: list[Pass] = []
     states: dict[tuple[str, str], int] = {}
+    extracted: set[Path] = set()
     kept, memory, todo = [], 0, 0
     for seed, name in itertools.product(config.seeds, config.networks):
         arch = run.config.retrain_arch if name == "n_cf" else run.config.pretrain.arch
@@ -306,8 +308,8 @@ def _transfer(run: Run, target: Target) -> Work:
                 passes += own
                 if (protocol, arch) not in states:
                     states[protocol, arch] = state_bytes(own[0])
-        # Networks that are not random have one extraction for all seeds.
-        if any(p in FROZEN for p in left) and (name == "random" or seed == config.seeds[0]):
+        if any(p in FROZEN for p in left) and home not in extracted:
+            extracted.add(home)
             layers = (None, *config.linear.layers)
             dim = sum(_dims(run, arch, layers))
             frozen = list(_frozen_passes(run, target, arch, layers))

@@ -206,7 +206,7 @@ def test_a_step_that_takes_long_is_measured_in_small(
     [work] = works_of(run, ["retrain"])
     monkeypatch.setattr(probe, "_training_step", slow)
     monkeypatch.setattr(probe.time, "monotonic", lambda: now)
-    for share_s, largest in ((1.0, 2), (20.0, 5), (1000.0, 8)):
+    for share_s, largest in ((1.0, 2), (20.0, 4), (1000.0, 8)):
         sizes.clear()
         seconds = probe._view_seconds(run, work.passes[0], probe.footprint_of(work.passes[0]), share_s=share_s)
         assert seconds == 1.0
