@@ -186,6 +186,8 @@ def _how(run: Run, rates: Rates) -> list[str]:
         f"rule         the slower of decoding ({rates.num_workers} processes) and the network ({where}), or both",
         f"             spread over {num_cores()} core(s) where that is more; {rates.startup_s:.1f} s to start decoding",
     ]
+    if rates.load > num_cores():
+        lines.append(f"             others keep this machine busy (load {rates.load:.0f}): time is that of now")
     if rates.num_decoded and rates.num_unreadable / rates.num_decoded > run.config.data.skip_budget:
         lines.append("warning      more samples were unreadable than data.skip_budget allows; see `cfvid data check`")
     return lines

@@ -63,6 +63,8 @@ class Rates:
     """Memory of the decoding processes."""
     own_bytes: int = 0
     """Memory of this process before anything was measured."""
+    load: float = 0.0
+    """Processes that wanted a core before anything was measured, over the last minute."""
     num_decoded: int = 0
     num_unreadable: int = 0
     """Of these."""
@@ -81,7 +83,7 @@ def measure(run: Run, works: Sequence[Work], *, measured_s: float = MEASURED_S) 
     Raises:
         DataError: when none of the samples that were tried for a look can be read.
     """
-    start, rates = time.monotonic(), Rates(own_bytes=psutil.Process().memory_info().rss)
+    start, rates = time.monotonic(), Rates(own_bytes=psutil.Process().memory_info().rss, load=psutil.getloadavg()[0])
     todo = [work for work in works if not work.is_done]
     passes = {one.key: one for work in todo for one in work.passes}
     looks = {one.looks.key: one for work in todo for one in work.passes}

@@ -144,6 +144,13 @@ def test_unreadable_samples_are_left_out_and_counted(some_broken: Path, tmp_path
     assert any("more samples were unreadable than data.skip_budget allows" in line for line in lines)
 
 
+@pytest.mark.parametrize("load", [0.0, 1e4])
+def test_a_busy_machine_is_told(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float) -> None:
+    monkeypatch.setattr(probe.psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+    lines = estimate_lines(Run(config_of(pictures), tmp_path / "run"), ["cluster"], measured_s=SHORTLY)
+    assert any("busy (load 10000)" in line for line in lines) == (load > 0)
+
+
 def test_when_nothing_can_be_read_that_is_told(some_broken: Path, tmp_path: Path) -> None:
     for path in some_broken.rglob("*.png"):
         path.write_bytes(b"no picture")
