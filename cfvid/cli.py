@@ -144,7 +144,11 @@ def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run folder (default: runs/NAME)")
     parser.add_argument("--fresh", action="store_true", help="discard stages made from other inputs")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print the plan with an estimate of time, memory and disk, and stop",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log details")
 
 

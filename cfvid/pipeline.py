@@ -11,6 +11,7 @@ from cfvid import launch, ranks
 from cfvid.artifacts import is_complete, own_folder
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
+from cfvid.planning.estimate import announce, estimate_lines
 from cfvid.preflight import check
 from cfvid.report.stage import report
 from cfvid.stages import Run, cluster, estimate, extract, pretrain, retrain, transfer
@@ -74,6 +75,8 @@ def run_stages(
     with ranks.telling_of_lost(), _owned(output):
         with ranks.main_first():
             check(run, stages)
+        if ranks.is_main():
+            announce(run, stages)
         return {name: _run(name, run) for name in STAGES if name in stages}
 
 
@@ -97,7 +100,10 @@ def _owned(output: Path) -> Iterator[None]:
 
 
 def describe_plan(config: RunConfig, output: Path) -> list[str]:
-    """What the stages would do, without doing it (data sets are read or generated, and weights fetched).
+    """What the stages would do and what that takes, without doing it; takes about 20 seconds.
+
+    Data sets are read or generated, weights fetched, and a few samples and steps are measured (see
+    `cfvid.planning.estimate`).
 
     Raises:
         CfvidError: what stands in the way, as before a real run.
@@ -123,7 +129,7 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
         what = f"{', '.join(config.transfer.networks)} x {', '.join(config.transfer.protocols)}"
         lines.append(f"transfer     {name}: {len(train)} + {len(val)} samples, {len(train.classes)} classes; {what}")
     done = [stage for stage in ("pretrain", "extract", "cluster", "retrain") if is_complete(output / stage)]
-    return [*lines, f"done before  {', '.join(done) or 'nothing'}"]
+    return [*lines, f"done before  {', '.join(done) or 'nothing'}", "", *estimate_lines(run, TRAIN)]
 
 
 def _clusters(config: RunConfig, num_samples: int) -> str:

@@ -85,7 +85,7 @@ class GuardedPool:
         memory_gb: float = 4.0,
     ) -> None:
         self._work, self._attempts = work, attempts
-        self._num_workers, self._deadline_s, self._memory_gb = num_workers, deadline_s, memory_gb
+        self.num_workers, self._deadline_s, self._memory_gb = num_workers, deadline_s, memory_gb
         self._children: list[_Child] = []
         self._round: _Round | None = None
         self._closed = False
@@ -118,11 +118,11 @@ class GuardedPool:
         """
         if self._closed or self._round is not None:
             raise RuntimeError("the pool is closed" if self._closed else "another imap of this pool is still open")
-        if self._num_workers == 0:
+        if self.num_workers == 0:
             for payload in payloads:
                 yield _run_here(self._work, self._attempts, payload)
             return
-        while len(self._children) < self._num_workers:
+        while len(self._children) < self.num_workers:
             self._children.append(self._new_child())
         self._round = _Round(payloads, self._children, self._new_child, self._attempts, self._deadline_s, ahead)
         try:

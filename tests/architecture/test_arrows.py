@@ -36,6 +36,7 @@ ORDER = (
     "tasks",
     "stages",
     "report",
+    "planning",
     "preflight",
     "pipeline",
     "experiments",
