@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,10 +67,15 @@ class Network(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised float input -> logits, (N, num_classes)."""
-        logits: torch.Tensor = self.head(self.trunk(batch))
-        return logits
+    def forward(self, batch: torch.Tensor, finish: Callable[[torch.Tensor, nn.Module], Any] | None = None) -> Any:
+        """Normalised float input -> logits, (N, num_classes).
+
+        Args:
+            batch: the input.
+            finish: what to give instead, from the features and the head: for heads whose logits are too many to hold.
+        """
+        features = self.trunk(batch)
+        return self.head(features) if finish is None else finish(features, self.head)
 
 
 def build_network(arch: str, *, num_classes: int, seed: int) -> Network:

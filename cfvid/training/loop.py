@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from cfvid import ranks
 from cfvid.data.loader import Batch, SampleLoader
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
+from cfvid.models.zoo import Network
 from cfvid.progress import progress_bar
 from cfvid.sections.stages import RuntimeConfig
 from cfvid.sections.training import TrainingConfig
@@ -29,7 +32,7 @@ from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state
 from cfvid.training.device import memory_format
 from cfvid.training.metrics import MetricsLog
-from cfvid.training.objective import Examples, Objective, loss_of, num_right
+from cfvid.training.objective import MOST_LOGITS, Examples, Objective, loss_in_parts, loss_of, num_right
 from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
@@ -253,11 +256,19 @@ def _forward(
         nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
         return nothing, 0.0, (0.0, 0.0, 0.0)
     examples = data.objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
-    logits = _logits(network, examples, data, config, accelerator)
-    loss = loss_of(logits, examples, temperature=data.objective.temperature, label_smoothing=config.label_smoothing)
-    count = len(examples.target)
+    count, how = (
+        len(examples.target),
+        {"temperature": data.objective.temperature, "label_smoothing": config.label_smoothing},
+    )
+    plain = accelerator.unwrap_model(network)
+    if isinstance(plain, Network) and count * plain.num_classes > MOST_LOGITS and examples.target.ndim == 1:
+        finish = functools.partial(loss_in_parts, examples=examples, num_outputs=plain.num_classes, **how)
+        loss, right = _outputs(network, examples, data, config, accelerator, finish=finish)
+    else:
+        logits = _outputs(network, examples, data, config, accelerator)
+        loss, right = loss_of(logits, examples, **how), num_right(logits, examples.target)
     mass = float(count if examples.weights is None else examples.weights.sum())
-    return loss, mass, (count, loss.item() * count, num_right(logits, examples.target))
+    return loss, mass, (count, loss.item() * count, int(right))
 
 
 def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
@@ -267,21 +278,25 @@ def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, acc
     examples = data.objective.examples(views, Batch(two, views[:, None], [0] * len(two)))
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    loss = 0.0 * _logits(network, examples, data, config, accelerator).sum()
+    loss = 0.0 * _outputs(network, examples, data, config, accelerator).sum()
     for module, training in modes.items():
         module.training = training
     return loss
 
 
-def _logits(
-    network: nn.Module, examples: Examples, data: TrainingData, config: TrainingConfig, accelerator: Accelerator
-) -> torch.Tensor:
+def _outputs(
+    network: nn.Module,
+    examples: Examples,
+    data: TrainingData,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    **options: Any,
+) -> Any:
     inputs = data.modality.normalize(examples.inputs)
     if config.channels_last:
         inputs = inputs.to(memory_format=memory_format(inputs.ndim))
     with accelerator.autocast():
-        logits: torch.Tensor = network(inputs)
-    return logits
+        return network(inputs, **options)
 
 
 def _check_gradients(

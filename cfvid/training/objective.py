@@ -7,8 +7,14 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cfvid.data.loader import Batch
+
+MOST_LOGITS = 2**26
+"""Of one batch (256 MiB) that are held at once; with more, they are made in parts."""
+_PART_LOGITS = 2**23
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,46 @@ def loss_of(logits: torch.Tensor, examples: Examples, *, temperature: float, lab
         each = F.cross_entropy(scaled, examples.target, label_smoothing=label_smoothing, reduction="none")
         loss = (each * examples.weights).sum() / examples.weights.sum()
     return loss * temperature**2
+
+
+def loss_in_parts(
+    features: torch.Tensor,
+    head: nn.Module,
+    examples: Examples,
+    *,
+    num_outputs: int,
+    temperature: float,
+    label_smoothing: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`loss_of` and `num_right` of a last layer with very many outputs, whose logits are never there all at once.
+
+    A part of the examples at a time goes through the layer, and again when gradients are needed: these are exact.
+
+    Args:
+        features: (N, D), what the layer takes.
+        head: gives (n, C) logits of (n, D) features.
+        examples: with hard targets.
+        num_outputs: C.
+        temperature: as of `loss_of`.
+        label_smoothing: as of `loss_of`.
+
+    Returns:
+        The loss, and the number of right answers as a tensor.
+    """
+    weights = torch.ones(len(features), device=features.device) if examples.weights is None else examples.weights
+
+    def part(features: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(features).float() / temperature
+        each = F.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="none")
+        return (each * weights).sum(), (logits.argmax(1) == target).sum()
+
+    rows = max(1, _PART_LOGITS // num_outputs)
+    parts = [
+        checkpoint(part, *some, use_reentrant=False)
+        for some in zip(features.split(rows), examples.target.split(rows), weights.split(rows), strict=True)
+    ]
+    loss = torch.stack([loss for loss, _ in parts]).sum() / weights.sum() * temperature**2
+    return loss, torch.stack([right for _, right in parts]).sum()
 
 
 def num_right(logits: torch.Tensor, target: torch.Tensor) -> int:

@@ -41,6 +41,16 @@ def test_the_loss_curve_is_that_of_one_process(team: Team, tmp_path: Path, size:
             np.testing.assert_allclose(values_of_rank, weights[name], rtol=1e-3, atol=1e-5)
 
 
+def test_logits_in_parts(team: Team, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(tiny_values(write_pictures(tmp_path / "pictures"))))
+    where = tmp_path / "config.json"
+    assert team.run("stages", where, tmp_path / "whole", ["pretrain"], size=2) == [0, 0]
+    assert team.run("stages_in_parts", where, tmp_path / "parts", ["pretrain"], 8, size=2) == [0, 0]
+    losses = _losses(tmp_path / "whole" / "pretrain")
+    assert len(losses) == 6
+    np.testing.assert_allclose(_losses(tmp_path / "parts" / "pretrain"), losses, rtol=1e-3)
+
+
 def test_a_batch_too_small_to_be_divided_is_refused(team: Team, tmp_path: Path) -> None:
     values = tiny_values(write_pictures(tmp_path / "pictures"))
     values["pretrain"]["training"]["batch_size"] = 5

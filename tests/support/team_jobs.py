@@ -29,7 +29,7 @@ from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import CfvidError
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run
-from cfvid.training import loop
+from cfvid.training import loop, objective
 from cfvid.training.targets import Targets
 
 _PATIENCE_S = 120
@@ -81,6 +81,12 @@ def stages_with_little_disk(config: str, output: str, names: list[str], rank: in
     if launch.rank() == rank:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    stages(config, output, names)
+
+
+def stages_in_parts(config: str, output: str, names: list[str], part_logits: int) -> None:
+    """As `stages`, with logits that are made in parts of so many."""
+    loop.MOST_LOGITS, objective._PART_LOGITS = 1, part_logits
     stages(config, output, names)
 
 
