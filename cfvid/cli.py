@@ -299,7 +299,9 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.artifacts import own_folder
     from cfvid.data.readers import EMBEDDED_PREFIX
+    from cfvid.data.shard_names import PIPE_PREFIX
     from cfvid.loading import load
+    from cfvid.media.source import is_url
     from cfvid.sections.data import SourceConfig
     from cfvid.stages import Run
     from cfvid.stages.assign import assign_new
@@ -309,7 +311,8 @@ def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not stored.is_file():
         raise ConfigError(f"{options.output} is no run folder: it has no config.yaml.", fix="Name one with --output.")
     config = load(overrides, stored=stored, flags=_STAGE_FLAGS)
-    path = options.source if options.source.startswith(EMBEDDED_PREFIX) else str(Path(options.source).absolute())
+    is_place = not options.source.startswith((EMBEDDED_PREFIX, PIPE_PREFIX)) and not is_url(options.source)
+    path = str(Path(options.source).absolute()) if is_place else options.source
     with own_folder(options.output):
         num_assigned = assign_new(Run(config, options.output), SourceConfig(path=path), options.out)
     print(f"{options.out}: {num_assigned} samples", flush=True)

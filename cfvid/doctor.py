@@ -46,6 +46,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "tqdm": ("tqdm",),
     "filelock": ("filelock",),
+    "fsspec": ("fsspec",),
     "psutil": ("psutil",),
     "numpy": ("numpy",),
 }
