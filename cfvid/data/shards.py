@@ -70,7 +70,12 @@ def read_shards(
         told = ", ".join(f"{suffix or 'no ending'} ({count})" for suffix, count in others.most_common(8))
         logger.info("%s: members that are no media of this modality were ignored: %s", path, told)
     samples = [
-        replace(one.sample, sample_id=one.sample_id or one.key, root=shards.root, split=one.split or splits[one.shard])
+        replace(
+            one.sample,
+            sample_id=one.sample_id or one.key,
+            root=shards.root,
+            split=splits[one.shard] if one.split is None else one.split,
+        )
         for one in _with_distinct_ids(found, path)
     ]
     return from_samples(samples, trusted_roots=trusted_roots)
@@ -174,7 +179,7 @@ def _read_json(text: str, place: str) -> dict[str, Any]:
             return {}
         told: dict[str, Any] = {}
         for name in ("sample_id", "split"):
-            if value.get(name) not in (None, ""):
+            if value.get(name) is not None and (value[name] != "" or name == "split"):
                 told[name] = _text(value[name], name)
         for name in ("start_s", "end_s"):
             if value.get(name) is not None:
