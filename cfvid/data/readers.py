@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 
@@ -150,7 +150,7 @@ def _name_parts(source: SourceConfig, data: DataConfig) -> tuple[str, ...]:
     if source.kind == "embedded" or source.path.startswith(EMBEDDED_PREFIX):
         return (source.path.removeprefix(EMBEDDED_PREFIX),)
     if is_url(source.path):
-        return PurePosixPath(source.path.partition("://")[2]).with_suffix("").parts
+        return tuple(source.path.partition("://")[2].removesuffix(".tar").strip("/").split("/"))
     path = Path(os.path.normpath(resolve(source.path, root=data.root).absolute()))
     return path.parts[1:] if path.is_dir() else path.with_suffix("").parts[1:]
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from cfvid.data.manifest import Manifest, Sample, from_samples, member_path
-from cfvid.data.shard_names import SUFFIX, find_shards
+from cfvid.data.shard_names import SUFFIX, Shards, find_shards
 from cfvid.data.tar_index import LABEL_SUFFIXES, read_indexes
 from cfvid.errors import DataError
 
@@ -44,7 +44,8 @@ def read_shards(
 ) -> Manifest:
     """All samples of the shards that a path, a pattern, a folder or a URL names.
 
-    The split is that of the JSON, else of the shard: the last word in its path that is `train_split` or `val_split`.
+    The split is that of the JSON, else of the shard: the last word in its path, from its folder's name on,
+    that is `train_split` or `val_split`.
     Where some shards are named so, the others' split is their own name without the number; where none is, all are
     `train_split`.
 
@@ -61,7 +62,7 @@ def read_shards(
         DataError: when a shard cannot be used, two members of a key are media, or a JSON is none of this kind.
     """
     shards = find_shards(path, trusted_roots=trusted_roots)
-    splits = _splits_of(shards.names, (train_split, val_split), otherwise=train_split)
+    splits = _splits_of(shards, (train_split, val_split), otherwise=train_split)
     found: list[_Found] = []
     others: Counter[str] = Counter()
     for name, index in zip(shards.names, read_indexes(shards.places, cache=cache), strict=True):
@@ -102,10 +103,10 @@ def _with_distinct_ids(found: Sequence[_Found], path: str) -> Iterator[_Found]:
         yield replace(one, sample_id=one.sample_id or key)
 
 
-def _splits_of(shards: Sequence[str], known: Sequence[str], *, otherwise: str) -> dict[str, str]:
+def _splits_of(shards: Shards, known: Sequence[str], *, otherwise: str) -> dict[str, str]:
     named = {}
-    for shard in shards:
-        words = re.split(r"[-_./]", shard)
+    for shard in shards.names:
+        words = re.split(r"[-_./]", f"{PurePosixPath(shards.root).name}/{shard}")
         named[shard] = next((word for word in reversed(words) if word in known), None)
     if any(named.values()):
         otherwise = ""

@@ -20,6 +20,8 @@ from cfvid.errors import UnreadableSample
 
 MAX_MEMBER_BYTES = 2_000_000_000
 """Larger members are refused: their bytes are held in memory."""
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat")
+"""What is no medium but names others. FFmpeg would follow it: to the network too, when it reads from memory."""
 _URL = re.compile(r"^\w[\w+.-]*(::\w[\w+.-]*)*://")
 
 
@@ -59,7 +61,7 @@ def opener(media: Media) -> Opener:
     """How libraries open a file or a member; a member's bytes are read here, once.
 
     Raises:
-        UnreadableSample: when the file is missing, or the member is not where it was.
+        UnreadableSample: when the file is missing, or the member is not where it was or is a playlist.
     """
     if not isinstance(media, Member):
         path = os.fspath(media)
@@ -67,6 +69,8 @@ def opener(media: Media) -> Opener:
             raise UnreadableSample("no such file")
         return lambda: path
     content = read_bytes(media)
+    if content.startswith(_PLAYLISTS):
+        raise UnreadableSample("a playlist, not a medium")
 
     def in_memory() -> BinaryIO:
         file = io.BytesIO(content)
@@ -76,20 +80,18 @@ def opener(media: Media) -> Opener:
     return in_memory
 
 
-def read_bytes(media: Media) -> bytes:
-    """All bytes of a file or a member.
+def read_bytes(member: Member) -> bytes:
+    """All bytes of a member.
 
     Raises:
         UnreadableSample: when the member is too large, or is not where it was when its shard was indexed.
     """
-    if not isinstance(media, Member):
-        return Path(media).read_bytes()
-    if media.size > MAX_MEMBER_BYTES:
-        raise UnreadableSample(f"a member of {media.size} bytes exceeds the limit of {MAX_MEMBER_BYTES}")
-    start = media.offset - tarfile.BLOCKSIZE
-    content = _read_range(media.shard, start, media.offset + media.size) if start >= 0 else b""
+    if member.size > MAX_MEMBER_BYTES:
+        raise UnreadableSample(f"a member of {member.size} bytes exceeds the limit of {MAX_MEMBER_BYTES}")
+    start = member.offset - tarfile.BLOCKSIZE
+    content = _read_range(member.shard, start, member.offset + member.size) if start >= 0 else b""
     header, body = content[: tarfile.BLOCKSIZE], content[tarfile.BLOCKSIZE :]
-    if len(body) != media.size or not _is_header_of(media, header):
+    if len(body) != member.size or not _is_header_of(member, header):
         raise UnreadableSample("the shard is not as it was when it was indexed")
     return body
 

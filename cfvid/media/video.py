@@ -139,7 +139,9 @@ def _open_stream(opened: Opener) -> tuple[Any, Any]:
     import av
 
     av.logging.set_level(None)
-    container = av.open(opened(), mode="r", metadata_errors="ignore")
+    # FFmpeg's own rule for what a local file may refer to, which it does not apply to bytes in memory.
+    allowed = {"protocol_whitelist": "file,crypto,data"}
+    container = av.open(opened(), mode="r", options=allowed, metadata_errors="ignore")
     stream: Any = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         container.close()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.media import write_video
-from support.tars import write_tar
+from support.tars import bytes_of, write_tar
 
 from cfvid.artifacts import digest_file
 from cfvid.data import shard_writer
@@ -21,7 +21,7 @@ from cfvid.data.readers import read_source
 from cfvid.data.shard_writer import write_shards
 from cfvid.data.skips import read_skips
 from cfvid.errors import DataError, InputsChanged
-from cfvid.media.source import Member, read_bytes
+from cfvid.media.source import Member
 from cfvid.modalities import MODALITIES
 from cfvid.sections.data import DataConfig, SourceConfig
 
@@ -62,7 +62,7 @@ def odd_samples(root: Path) -> Manifest:
 
 def by_id(manifest: Manifest) -> dict[str, tuple[Any, ...]]:
     rows = manifest.table.select(COLUMNS).to_pylist()
-    media = [read_bytes(manifest.locate(sample)) for sample in manifest]
+    media = [bytes_of(manifest, sample) for sample in manifest]
     return {row["sample_id"]: (*row.values(), content) for row, content in zip(rows, media, strict=True)}
 
 

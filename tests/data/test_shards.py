@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tars import write_tar
+from support.tars import bytes_of, write_tar
 
 from cfvid.data.manifest import Manifest, Sample, from_samples
 from cfvid.data.manifest_files import read_manifest, write_manifest
@@ -135,6 +135,15 @@ def test_splits_of_the_names(shards: list[str], options: dict[str, str], expecte
     assert [manifest[manifest.row_of[str(n)]].split for n in range(len(shards))] == expected
 
 
+def test_the_split_of_a_folder_of_shards(tmp_path: Path) -> None:
+    """Two sources, a folder each: samples to score on must not be trained on."""
+    for split in ("train", "val"):
+        write_tar(tmp_path / "set" / split / "0.tar", {f"{split}.jpg": b""})
+    for pattern in ("", "/0.tar", "/{0..0}.tar"):
+        manifest = sources(tmp_path, *(f"set/{split}{pattern}" for split in ("train", "val")))
+        assert [sample.split for sample in manifest] == ["train", "val"]
+
+
 def test_keys_that_collide_have_their_shard_in_front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for shard, keys in {"train-0": "ab", "train-1": "bc", "val-0": "a"}.items():
         write_tar(tmp_path / "set" / f"{shard}.tar", {f"{key}.jpg": key.encode() for key in keys})
@@ -238,7 +247,7 @@ def test_a_manifest_file_of_members(name: str, tmp_path: Path) -> None:
     assert write_manifest(manifest, tmp_path / name) == []
     again = read_manifest(tmp_path / name)
     assert [sample.path for sample in again] == ["set/s.tar!/a.jpg", "set/s.tar!/b,ü.jpg"]
-    assert [read_bytes(again.locate(sample)) for sample in again] == [b"one", b"two"]
+    assert [bytes_of(again, sample) for sample in again] == [b"one", b"two"]
     assert [(s.start_s, s.end_s) for s in again] == [(None, None), (1.0, 2.0)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tarfile
@@ -11,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
-from support.tars import patched_size, tar_bytes, write_special, write_tar
+from support.tars import bytes_of, patched_size, tar_bytes, write_special, write_tar
 from support.tiny import tiny_config, write_pictures
 from yaml import safe_dump
 
@@ -23,9 +26,10 @@ from cfvid.data.readers import read_source
 from cfvid.data.shard_writer import write_shards
 from cfvid.data.shards import read_shards
 from cfvid.data.skips import read_skips
-from cfvid.errors import DataError
+from cfvid.errors import DataError, UnreadableSample
 from cfvid.features import FeatureStore
-from cfvid.media.source import read_bytes
+from cfvid.media.source import Member
+from cfvid.media.video import VIDEO_DECODERS, open_video
 from cfvid.pipeline import run_stages
 from cfvid.sections.data import DataConfig, SourceConfig
 from cfvid.stages import Run
@@ -145,7 +149,7 @@ def test_row_25_linked_shards(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"link.tar leads out of"):
             read(tmp_path / name, tmp_path / "cache")
     trusting = read(tmp_path / "set", tmp_path / "cache", trusted_roots=[str(tmp_path / "secret")])
-    assert read_bytes(trusting.locate(trusting[0])) == b"x"
+    assert bytes_of(trusting, trusting[0]) == b"x"
     with pytest.raises(DataError, match="leads out of"):
         Manifest(trusting.table).locate(trusting[0])
 
@@ -177,6 +181,29 @@ def test_row_25_commands_are_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(arguments) == 3
         assert "commands are never run" in capsys.readouterr().err
     assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize("decoder", VIDEO_DECODERS)
+def test_row_25_playlists_lead_nowhere(decoder: str, tmp_path: Path) -> None:
+    """FFmpeg follows them to the network where it reads from memory."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        content = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n".encode()
+        shard = str(write_tar(tmp_path / "s.tar", {"a.mp4": content}))
+        member = Member(shard, "a.mp4", 512, len(content))
+        with pytest.raises(UnreadableSample, match="a playlist"), open_video(member, decoder=decoder):
+            pass
+
+        def past_the_check() -> io.BytesIO:
+            file = io.BytesIO(content)
+            file.name = "a.m3u8"
+            return file
+
+        with pytest.raises(av.FFmpegError):
+            VIDEO_DECODERS[decoder](past_the_check)
+        with pytest.raises(BlockingIOError):  # nobody came
+            server.accept()
 
 
 # ---------------------------------------------------------------------------------------------- row 26: pickles
@@ -277,4 +304,4 @@ def test_row_33_unicode_spaces_and_quotes(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "my shards, 'ü'" / "a {b} [c].tar", {name: name.encode() for name in names})
     manifest = read(path, tmp_path / "cache")
     assert manifest.ids == [name.rsplit(".", 1)[0] for name in names]
-    assert [read_bytes(manifest.locate(sample)).decode() for sample in manifest] == names
+    assert [bytes_of(manifest, sample).decode() for sample in manifest] == names

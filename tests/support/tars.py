@@ -7,6 +7,9 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cfvid.data.manifest import Manifest, Sample
+from cfvid.media.source import Member, read_bytes
+
 
 def tar_bytes(members: Mapping[str, bytes], *, form: int = tarfile.PAX_FORMAT) -> bytes:
     """An uncompressed tar of these members, in their order."""
@@ -45,3 +48,9 @@ def patched_size(content: bytes, offset: int, size: bytes) -> bytes:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return content[:offset] + bytes(header) + content[offset + 512 :]
+
+
+def bytes_of(manifest: Manifest, sample: Sample) -> bytes:
+    """A sample's bytes, wherever it lies."""
+    media = manifest.locate(sample)
+    return read_bytes(media) if isinstance(media, Member) else media.read_bytes()
