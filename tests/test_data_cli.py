@@ -117,7 +117,9 @@ def test_errors_are_told_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("kind", ["folders", "manifest", "kinetics", "embedded"])
-def test_any_source_as_shards_and_back(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_source_as_shards_and_back(
+    kind: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same ids, labels, splits, times and pictures; also through check and manifest."""
     root = tmp_path / "set"
     if kind != "embedded":
@@ -135,7 +137,9 @@ def test_any_source_as_shards_and_back(kind: str, tmp_path: Path, capsys: pytest
     command = ["data", "shard", str(source), "--modality", "video", *separator, "--samples-per-shard", "20"]
     assert main([*command, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    files = read(Path(source), modality="video", **({"label_separator": "|"} if separator else {}))
+    named = SourceConfig(path=str(source), label_separator="|" if separator else None)
+    data = DataConfig(pretrain=[named], targets={})
+    files = read_source(named, data=data, suffixes=MODALITIES["video"].suffixes, cache=cache)
     if kind == "kinetics":
         files = files.select(["a_000000_000001"])
         assert f"1 samples are left out; {out / 'skips.jsonl'} says why" in shown
