@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cfvid import __version__, launch
-from cfvid.data_cli import add_data_arguments, add_trusted_root, describe_manifest, run_data
+from cfvid.data_cli import add_data_arguments, add_source_arguments, describe_manifest, read_named_source, run_data
 from cfvid.errors import CfvidError, ConfigError
 
 STAGE_HELP = {
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Any key of the configuration can follow as --section.key VALUE, e.g. --runtime.device cpu.",
         allow_abbrev=False,
     )
-    assign.add_argument("source", metavar="SOURCE", help="class folders, a CSV or Parquet manifest, or embedded:NAME")
+    assign.add_argument("source", metavar="SOURCE", help="class folders, a manifest, tar shards, or embedded:NAME")
     assign.add_argument("--output", type=Path, required=True, metavar="DIR", help="the run folder")
     assign.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file of pseudo-labels")
     _add_export_arguments(
@@ -130,12 +130,8 @@ def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="class folders, a CSV, or embedded:NAME")
-    parser.add_argument("--modality", required=True, help="video, image or frame: whose media files to take")
+    add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file")
-    parser.add_argument("--media-root", type=Path, metavar="DIR", help="where the paths in a CSV start")
-    parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
-    add_trusted_root(parser)
 
 
 def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -248,21 +244,8 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 def _manifest(options: argparse.Namespace) -> int:
     from cfvid.data.manifest_files import write_manifest
-    from cfvid.data.readers import read_source
-    from cfvid.modalities import MODALITIES
-    from cfvid.sections.data import DataConfig, SourceConfig
-    from cfvid.stages.context import cache_folder
 
-    if options.modality not in MODALITIES:
-        raise ConfigError(f"--modality: {options.modality!r} is not one of {', '.join(MODALITIES)}")
-    source = SourceConfig(
-        path=options.source,
-        media_root=str(options.media_root) if options.media_root else None,
-        label_separator=options.label_separator,
-    )
-    data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in options.trusted_root])
-    suffixes = MODALITIES[options.modality].suffixes
-    manifest = read_source(source, data=data, suffixes=suffixes, cache=cache_folder())
+    manifest = read_named_source(options)
     outside = write_manifest(manifest, options.out)
     print("\n".join(describe_manifest(manifest, options.out, outside=outside)), flush=True)
     return 0
@@ -315,7 +298,9 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.artifacts import own_folder
     from cfvid.data.readers import EMBEDDED_PREFIX
+    from cfvid.data.shard_names import PIPE_PREFIX
     from cfvid.loading import load
+    from cfvid.media.source import is_url
     from cfvid.sections.data import SourceConfig
     from cfvid.stages import Run
     from cfvid.stages.assign import assign_new
@@ -325,7 +310,8 @@ def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not stored.is_file():
         raise ConfigError(f"{options.output} is no run folder: it has no config.yaml.", fix="Name one with --output.")
     config = load(overrides, stored=stored, flags=_STAGE_FLAGS)
-    path = options.source if options.source.startswith(EMBEDDED_PREFIX) else str(Path(options.source).absolute())
+    is_place = not options.source.startswith((EMBEDDED_PREFIX, PIPE_PREFIX)) and not is_url(options.source)
+    path = str(Path(options.source).absolute()) if is_place else options.source
     with own_folder(options.output):
         num_assigned = assign_new(Run(config, options.output), SourceConfig(path=path), options.out)
     print(f"{options.out}: {num_assigned} samples", flush=True)

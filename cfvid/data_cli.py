@@ -5,6 +5,7 @@ cfvid data prepare hmdb51 --root /data/hmdb51 --out hmdb51.parquet --fold 2
 cfvid data check hmdb51.parquet --modality video --out hmdb51.check.parquet
 cfvid data stats hmdb51.check.parquet
 cfvid data leaks pool.check.parquet hmdb51.check.parquet
+cfvid data shard hmdb51.parquet --modality video --out shards --shard-size-mb 500
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
     prepare.add_argument("--fold", type=int, metavar="N", help="of sets with several official folds (default: 1)")
     prepare.add_argument("--classes", type=Path, metavar="FILE", help="imagenet9k: the classes to use, one wnid a line")
     prepare.add_argument("--media", type=Path, metavar="DIR", help="cifar10, cifar100: where to write the pictures")
-    add_trusted_root(prepare)
+    _add_trusted_root(prepare)
     _add_check_arguments(
         actions.add_parser(
             "check",
@@ -69,9 +70,28 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
         )
     )
 
+    _add_shard_arguments(
+        actions.add_parser(
+            "shard",
+            help="write samples as WebDataset tar shards",
+            description="Copies the media unchanged, with labels, splits and times beside them; the shards can be a "
+            "source again. The same command goes on where it was stopped.",
+            allow_abbrev=False,
+        )
+    )
 
-def add_trusted_root(parser: argparse.ArgumentParser) -> None:
-    """The flag of commands that follow paths and links."""
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a source: its place, its media and how to read it."""
+    text = "class folders, a manifest, Kinetics' CSV, tar shards, or embedded:NAME"
+    parser.add_argument("source", metavar="SOURCE", help=text)
+    parser.add_argument("--modality", required=True, help="video, image or frame: whose media files to take")
+    parser.add_argument("--media-root", metavar="DIR", help="where the paths in a manifest start")
+    parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
+    _add_trusted_root(parser)
+
+
+def _add_trusted_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted-root",
         type=Path,
@@ -82,12 +102,18 @@ def add_trusted_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_shard_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--split", metavar="SPLIT", help="only this split of the source (default: all, apart)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--shard-size-mb", type=int, default=500, metavar="N", help="at most so large (default: 500)")
+    size.add_argument("--samples-per-shard", type=int, metavar="N", help="so many in each instead")
+
+
 def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="class folders, a manifest, Kinetics' CSV, or embedded:NAME")
-    parser.add_argument("--modality", required=True, help="video, image or frame: whose media files to take")
+    add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file")
-    parser.add_argument("--media-root", metavar="DIR", help="where the paths in a manifest start")
-    parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: cores, at most 8)")
     parser.add_argument(
         "--deadline",
@@ -96,7 +122,6 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long one decoder may take for one whole file (default: 600)",
     )
-    add_trusted_root(parser)
 
 
 def _add_leaks_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +154,7 @@ def run_data(options: argparse.Namespace) -> int:
         "check": _check,
         "stats": _stats,
         "leaks": _leaks,
+        "shard": _shard,
     }
     actions[options.action](options)
     return 0
@@ -208,21 +234,53 @@ def _tell_missing(not_found: Sequence[str], out: Path) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from cfvid.data.check import check, summary
+    from cfvid.modalities import MODALITIES
+    from cfvid.sections.stages import RuntimeConfig
+
+    manifest = read_named_source(options)
+    runtime = RuntimeConfig(num_workers=options.workers, decode_deadline_s=options.deadline)
+    table = check(manifest, options.out, decoders=MODALITIES[options.modality].decoders, runtime=runtime)
+    print("\n".join([f"{options.out}:", *summary(table)]), flush=True)
+
+
+def read_named_source(options: argparse.Namespace) -> Manifest:
+    """The samples of the source that the flags of `add_source_arguments` name, with its own ids and splits."""
     from cfvid.data.readers import read_source
     from cfvid.modalities import MODALITIES
     from cfvid.sections.data import DataConfig, SourceConfig
-    from cfvid.sections.stages import RuntimeConfig
     from cfvid.stages.context import cache_folder
 
     if options.modality not in MODALITIES:
         raise ConfigError(f"--modality: {options.modality!r} is not one of {', '.join(MODALITIES)}")
-    modality = MODALITIES[options.modality]
     source = SourceConfig(path=options.source, media_root=options.media_root, label_separator=options.label_separator)
     data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in options.trusted_root])
-    manifest = read_source(source, data=data, suffixes=modality.suffixes, cache=cache_folder())
-    runtime = RuntimeConfig(num_workers=options.workers, decode_deadline_s=options.deadline)
-    table = check(manifest, options.out, decoders=modality.decoders, runtime=runtime)
-    print("\n".join([f"{options.out}:", *summary(table)]), flush=True)
+    return read_source(source, data=data, suffixes=MODALITIES[options.modality].suffixes, cache=cache_folder())
+
+
+def _shard(options: argparse.Namespace) -> None:
+    from cfvid.data.shard_writer import write_shards
+    from cfvid.data.skips import LEDGER_NAME
+    from cfvid.modalities import MODALITIES
+
+    for flag, value in (("shard-size-mb", options.shard_size_mb), ("samples-per-shard", options.samples_per_shard)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{flag} is {value}; it is at least 1.")
+    manifest = read_named_source(options)
+    if options.split is not None:
+        splits = sorted(set(manifest.table["split"].to_pylist()))
+        manifest = manifest.split(options.split)
+        if len(manifest) == 0:
+            raise ConfigError(f"--split: the source has no split {options.split!r} but {', '.join(splits)}.")
+    written = write_shards(
+        manifest,
+        options.out,
+        suffixes=MODALITIES[options.modality].suffixes,
+        samples_per_shard=options.samples_per_shard,
+        bytes_per_shard=None if options.samples_per_shard else options.shard_size_mb * 1_000_000,
+    )
+    print(f"{options.out}: {written.num_samples:,} samples in {len(written.shards):,} shards", flush=True)
+    if written.num_left_out:
+        print(f"{written.num_left_out:,} samples are left out; {options.out / LEDGER_NAME} says why", flush=True)
 
 
 def _stats(options: argparse.Namespace) -> None:

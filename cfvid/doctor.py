@@ -47,6 +47,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "tqdm": ("tqdm",),
     "filelock": ("filelock",),
+    "fsspec": ("fsspec",),
     "psutil": ("psutil",),
     "numpy": ("numpy",),
 }

@@ -114,3 +114,67 @@ def test_errors_are_told_and_nothing_is_written(
     assert main(["data", "prepare", name, "--root", str(root), "--out", str(out / "m.csv"), *rest]) == code
     assert told in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["folders", "manifest", "kinetics", "embedded"])
+def test_any_source_as_shards_and_back(
+    kind: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same ids, labels, splits, times and pictures; also through check and manifest."""
+    root = tmp_path / "set"
+    if kind != "embedded":
+        add_videos(root, "train/run/a.mp4", "train/wave/b.mp4", "val/run/c.mp4")
+    source = {"folders": root, "manifest": root / "m.csv", "kinetics": root / "k.csv", "embedded": "embedded:motion"}[
+        kind
+    ]
+    if kind == "manifest":
+        add_text(root, "m.csv", "sample_id,path,split,label,start_s,end_s", "x/1,train/run/a.mp4,train,a|b,0.1,0.5",
+                 "x.2,train/run/a.mp4,val,,,", "y,val/run/c.mp4,test,c,,")  # fmt: skip
+    elif kind == "kinetics":
+        add_text(root, "k.csv", "label,youtube_id,time_start,time_end,split", "run,a,0,1,train", "gone,z,0,9,train")
+    separator = ["--label-separator", "|"] if kind == "manifest" else []
+    out = tmp_path / "shards"
+    command = ["data", "shard", str(source), "--modality", "video", *separator, "--samples-per-shard", "20"]
+    assert main([*command, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    named = SourceConfig(path=str(source), label_separator="|" if separator else None)
+    data = DataConfig(pretrain=[named], targets={})
+    files = read_source(named, data=data, suffixes=MODALITIES["video"].suffixes, cache=cache)
+    if kind == "kinetics":
+        files = files.select(["a_000000_000001"])
+        assert f"1 samples are left out; {out / 'skips.jsonl'} says why" in shown
+    assert f"{out}: {len(files)} samples in " in shown
+    for path in (out, tmp_path / "m.parquet"):
+        again = read(path, modality="video")
+        assert sorted(again.ids) == sorted(files.ids)
+        for sample in files:
+            other = again[again.row_of[sample.sample_id]]
+            for name in ("labels", "split", "start_s", "end_s"):
+                assert getattr(other, name) == getattr(sample, name)
+        first = files[0].sample_id
+        seen = [decoded(which, which.row_of[first], modality="video") for which in (again, files)]
+        assert (seen[0] == seen[1]).all()
+        arguments = ["manifest", str(out), "--modality", "video", "--out", str(tmp_path / "m.parquet")]
+        assert main(arguments) == 0
+    if kind == "embedded":  # too many for this
+        return
+    check = ["data", "check", str(out), "--modality", "video", "--workers", "0", "--out", str(tmp_path / "c.parquet")]
+    assert main(check) == 0
+    assert f"{len(files):,} samples, 0 of them cannot be read" in capsys.readouterr().out
+
+
+def test_shards_of_one_split_and_of_no_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_videos(tmp_path / "set", "train/run/a.mp4", "val/run/c.mp4")
+    command = ["data", "shard", str(tmp_path / "set"), "--modality", "video"]
+    assert main([*command, "--out", str(tmp_path / "s"), "--split", "val"]) == 0
+    assert [path.name for path in (tmp_path / "s").glob("*.tar")] == ["val-000000.tar"]
+    capsys.readouterr()
+    for flags, code, told in (
+        (["--split", "test"], 2, "no split 'test' but train, val"),
+        (["--samples-per-shard", "0"], 2, "--samples-per-shard is 0"),
+        (["--shard-size-mb", "-1"], 2, "--shard-size-mb is -1"),
+        (["--shard-size-mb", "5", "--samples-per-shard", "5"], 2, "not allowed with"),
+    ):
+        assert main([*command, "--out", str(tmp_path / "none"), *flags]) == code
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -16,6 +16,7 @@ from support.blocked import run_without
 from cfvid import doctor
 from cfvid.doctor import PACKAGES, examine, explain, find_twins
 from cfvid.media import video
+from cfvid.media.source import Opener
 from cfvid.modalities import MODALITIES
 from cfvid.models.zoo import ARCHITECTURES
 
@@ -139,7 +140,7 @@ def test_a_decoder_that_gives_wrong_pictures(monkeypatch: pytest.MonkeyPatch) ->
     class Grey:
         """Claims the right number of frames and paints them grey."""
 
-        def __init__(self, _path: Path) -> None:
+        def __init__(self, _opened: Opener) -> None:
             self.times_s = np.arange(30) / 15
 
         def read(self, indices: range) -> np.ndarray:
@@ -148,7 +149,7 @@ def test_a_decoder_that_gives_wrong_pictures(monkeypatch: pytest.MonkeyPatch) ->
         def close(self) -> None:
             pass
 
-    def absent(path: Path) -> video.VideoReader:
+    def absent(opened: Opener) -> video.VideoReader:
         raise ModuleNotFoundError("No module named 'third'")
 
     monkeypatch.setitem(video.VIDEO_DECODERS, "decord", Grey)

@@ -115,7 +115,7 @@ def _done_before(partial: Path, of_what: str) -> dict[str, dict[str, Any]]:
 def _rows(
     samples: Sequence[Sample], manifest: Manifest, decoders: Sequence[str], runtime: RuntimeConfig
 ) -> Iterator[dict[str, Any]]:
-    requests = (Request(s.sample_id, str(manifest.locate(s)), s.start_s, s.end_s, "score", 0) for s in samples)
+    requests = (Request(s.sample_id, manifest.locate(s), s.start_s, s.end_s, "score", 0) for s in samples)
     with open_pool(probe, attempts=tuple(decoders), runtime=runtime) as pool:
         for sample, outcome in zip(samples, pool.imap(requests), strict=True):
             facts = {} if outcome.value is None else json.loads(np.asarray(outcome.value).tobytes())

@@ -17,6 +17,7 @@ from cfvid import launch
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.guard import GuardedPool, Outcome, Work
+from cfvid.media.source import Media
 from cfvid.sections.stages import RuntimeConfig
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Request:
     """One look at one sample: all that a decoding process needs to know."""
 
     sample_id: str
-    path: str
+    media: Media
     start_s: float | None
     end_s: float | None
     look: Look
@@ -38,7 +39,7 @@ class Request:
     """Of the random draws of `train`."""
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.media)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ class SampleLoader:
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
         sample = self.manifest[self.manifest.row_of[sample_id]]
-        path = str(self.manifest.locate(sample))
-        return Request(sample_id, path, sample.start_s, sample.end_s, look, seed)
+        return Request(sample_id, self.manifest.locate(sample), sample.start_s, sample.end_s, look, seed)
 
     def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
         """Every request's outcome, in order; failures are in the ledger by then."""
@@ -100,7 +100,7 @@ class SampleLoader:
             if outcome.value is None:
                 sample = self.manifest[self.manifest.row_of[request.sample_id]]
                 self.ledger.add(Skip(request.sample_id, sample.path, outcome.reasons))
-                logger.debug("skipped %s: %s", request.path, "; ".join(outcome.reasons))
+                logger.debug("skipped %s: %s", request, "; ".join(outcome.reasons))
             elif outcome.attempt != self._first_decoder:
                 self.ledger.fallbacks[str(outcome.attempt)] += 1
             yield outcome

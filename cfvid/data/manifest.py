@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, contained, digest_of
 from cfvid.errors import DataError
+from cfvid.media.source import Member, below, is_url
 
 SCHEMA = pa.schema(
     [
@@ -27,9 +28,15 @@ SCHEMA = pa.schema(
         ("end_s", pa.float64()),
         ("root", pa.string()),
         ("unsure_labels", pa.list_(pa.string())),
+        ("member_offset", pa.int64()),
+        ("member_size", pa.int64()),
     ]
 )
 """In memory: labels are always lists, and each sample knows its root folder."""
+_PLACE = ("root", "member_offset", "member_size")
+"""Columns that say where samples are stored, not which ones they are."""
+_MEMBER_MARK = ".tar!/"
+"""In the path of a shard's member, between the shard and the member's name."""
 
 
 @dataclass(frozen=True)
@@ -38,31 +45,39 @@ class Sample:
 
     sample_id: str
     path: str
-    """Relative to `root`."""
+    """Relative to `root`; of a shard's member `SHARD.tar!/NAME`."""
     root: str
+    """A folder, or of shards behind a URL what that starts with."""
     labels: tuple[str, ...]
     split: str
     start_s: float | None
     end_s: float | None
     unsure_labels: tuple[str, ...] = ()
     """Classes that the sample is neither a positive nor a negative of, such as those of objects marked difficult."""
+    member_offset: int | None = None
+    """Of a shard's member: where its bytes start in the shard. None for files."""
+    member_size: int | None = None
+    """Of a shard's member: how many bytes it has."""
 
 
 class Manifest:
     """An immutable table of samples with unique ids.
 
     Args:
-        table: with the columns of `SCHEMA`; `unsure_labels` may be absent.
+        table: with the columns of `SCHEMA`; `unsure_labels` may be absent, and those of members where there are none.
         trusted_roots: folders that paths may lead to besides their own root.
 
     Raises:
-        DataError: for ids that occur twice or are empty, samples without a path or a split, and segments that end
-            before they start.
+        DataError: for ids that occur twice or are empty, samples without a path or a split, segments that end
+            before they start, and members of shards without a place in them.
     """
 
     def __init__(self, table: pa.Table, *, trusted_roots: Sequence[str] = ()) -> None:
         if "unsure_labels" not in table.column_names:
             table = table.append_column("unsure_labels", no_labels(table.num_rows))
+        for name in ("member_offset", "member_size"):
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(table.num_rows, pa.int64()))
         self.table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         self.trusted_roots = tuple(trusted_roots)
         self._allowed_folders: dict[tuple[str, str], bool] = {}
@@ -89,6 +104,18 @@ class Manifest:
         if pc.any(backwards).as_py():
             first = self.table.filter(backwards)["sample_id"][0].as_py()
             raise DataError(f"Sample {first} ends before it starts (end_s <= start_s).")
+        self._check_members()
+
+    def _check_members(self) -> None:
+        told = (pc.is_valid(self.table[name]) for name in ("member_offset", "member_size"))
+        members = self.table.filter(pc.or_(*told))
+        placed = pc.and_(pc.greater(members["member_offset"], 0), pc.greater_equal(members["member_size"], 0))
+        lost = pc.invert(pc.and_(pc.fill_null(placed, False), pc.match_substring(members["path"], _MEMBER_MARK)))
+        for first in members.filter(lost)["sample_id"].to_pylist()[:1]:
+            raise DataError(
+                f"Sample {first} has no place in a shard.",
+                fix=f"A member has a path such as shard{_MEMBER_MARK}name.jpg, a member_offset and a member_size.",
+            )
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -135,7 +162,7 @@ class Manifest:
         """Identifies the samples, not where they are stored: the same after the root folder has moved."""
         # Where no label is unsure, the digest is that of a manifest which knows of none.
         is_sure = not pc.any(pc.greater(pc.list_value_length(self.table["unsure_labels"]), 0)).as_py()
-        return digest_of(self.table.drop(["root", *(["unsure_labels"] if is_sure else [])]).to_pydict())
+        return digest_of(self.table.drop([*_PLACE, *(["unsure_labels"] if is_sure else [])]).to_pydict())
 
     def split(self, name: str) -> Manifest:
         """The samples of one split."""
@@ -165,25 +192,33 @@ class Manifest:
         pairs = ((sample.sample_id, theirs.get(_place_of(sample))) for sample in self)
         return {ours: twin for ours, twin in pairs if twin is not None}
 
-    def locate(self, sample: Sample) -> Path:
-        """The sample's file.
+    def locate(self, sample: Sample) -> Path | Member:
+        """The sample's file, or its place in a shard.
 
         Links are followed to see where it leads, once for each folder: pools have many files and few folders.
 
         Raises:
             DataError: when the path leads out of its root and of every trusted root.
         """
-        path = Path(sample.root, sample.path)
-        cut = sample.path.rfind("/") + 1
-        folder, name = sample.path[:cut], sample.path[cut:]
+        if sample.member_offset is None or sample.member_size is None:
+            return self._file(sample.root, sample.path)
+        shard, name = split_member(sample.path)
+        # A URL has no links and no working directory: its shards are those that were listed below it.
+        place = below(sample.root, shard) if is_url(sample.root) else str(self._file(sample.root, shard))
+        return Member(place, name, sample.member_offset, sample.member_size)
+
+    def _file(self, root: str, relative: str) -> Path:
+        path = Path(root, relative)
+        cut = relative.rfind("/") + 1
+        folder, name = relative[:cut], relative[cut:]
         if name == ".." or path.is_symlink():
-            allowed = self._is_allowed(sample.root, sample.path)
+            allowed = self._is_allowed(root, relative)
         else:
-            key = (sample.root, folder)
+            key = (root, folder)
             if key not in self._allowed_folders:
-                self._allowed_folders[key] = self._is_allowed(sample.root, folder)
+                self._allowed_folders[key] = self._is_allowed(root, folder)
             allowed = self._allowed_folders[key]
-        return path if allowed else contained(Path(sample.root), sample.path)
+        return path if allowed else contained(Path(root), relative)
 
     def _is_allowed(self, root: str, path: str) -> bool:
         # A path that was written as an absolute one needs a trusted root, wherever it leads.
@@ -210,6 +245,17 @@ class Manifest:
 def no_labels(count: int) -> pa.Array:
     """A column of that many empty lists of labels."""
     return pa.array([[]] * count, pa.list_(pa.string()))
+
+
+def member_path(shard: str, name: str) -> str:
+    """The path of a shard's member."""
+    return f"{shard}!/{name}"
+
+
+def split_member(path: str) -> tuple[str, str]:
+    """The shard and the name in the path of a member."""
+    shard, _, name = path.partition(_MEMBER_MARK)
+    return f"{shard}.tar", name
 
 
 def _place_of(sample: Sample) -> tuple[str, float | None, float | None]:

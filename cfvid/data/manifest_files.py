@@ -10,6 +10,8 @@ A manifest is a CSV or Parquet file with the columns
     end_s       optional: seconds at which it ends
     unsure_labels
                 optional: as label; classes that the sample is neither a positive nor a negative of
+    member_offset, member_size
+                optional: of a member of a tar shard, whose path is SHARD.tar!/NAME: where its bytes are in the shard
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ import pyarrow.parquet
 from cfvid.artifacts import atomic_file
 from cfvid.data.manifest import Manifest, Sample, no_labels
 from cfvid.errors import DataError
+from cfvid.media.source import is_url
 
 _REQUIRED = ("sample_id", "path", "split")
-_OPTIONAL = ("label", "start_s", "end_s", "unsure_labels")
+_OPTIONAL = ("label", "start_s", "end_s", "unsure_labels", "member_offset", "member_size")
+_NUMBERS = {"start_s": pa.float64(), "end_s": pa.float64(), "member_offset": pa.int64(), "member_size": pa.int64()}
 SEPARATOR = "|"
 """Joins several labels in the CSV files that cfvid writes."""
 
@@ -70,8 +74,7 @@ def read_manifest(
             "labels": _label_lists(table, ("labels", "label"), label_separator),
             "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
-            "start_s": _seconds(table, "start_s"),
-            "end_s": _seconds(table, "end_s"),
+            **{name: _numbers(table, name, kind) for name, kind in _NUMBERS.items()},
             "root": pa.array([root] * table.num_rows, pa.string()),
         }
         return Manifest(pa.table(columns), trusted_roots=trusted_roots)
@@ -83,11 +86,9 @@ def _read_table(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
-        # Ids and labels such as 007 are text: only the times are numbers.
+        # Ids and labels such as 007 are text: only times and places are numbers.
         types = {name: pa.string() for name in ("sample_id", "path", "label", "split", "unsure_labels")}
-        options = pyarrow.csv.ConvertOptions(
-            column_types=types | {"start_s": pa.float64(), "end_s": pa.float64()}, strings_can_be_null=False
-        )
+        options = pyarrow.csv.ConvertOptions(column_types=types | _NUMBERS, strings_can_be_null=False)
         return pyarrow.csv.read_csv(
             path, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
         )
@@ -111,10 +112,10 @@ def _label_lists(table: pa.Table, names: Sequence[str], separator: str | None) -
     return pa.array([[part for part in parts or () if part] for parts in lists], pa.list_(pa.string()))
 
 
-def _seconds(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     if name not in table.column_names:
-        return pa.nulls(table.num_rows, pa.float64())
-    return table[name].cast(pa.float64())
+        return pa.nulls(table.num_rows, kind)
+    return table[name].cast(kind)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
@@ -131,9 +132,13 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
         The root folders of absolute paths: to be named in `data.trusted_roots` by whoever reads the file.
 
     Raises:
-        DataError: when the file name ends in neither, or a label of a CSV with several per sample contains `|`.
+        DataError: when the file name ends in neither, a label of a CSV with several per sample contains `|`, or samples
+            lie behind a URL.
     """
     kind = check_name(path)
+    remote = next((sample.root for sample in manifest if is_url(sample.root)), None)
+    if remote is not None:
+        raise DataError(f"A manifest names files, and {remote} is a URL.", fix="Name the URL itself as the source.")
     home = path.parent.resolve()
     paths = [_public_path(sample, home) for sample in manifest]
     labels, unsure = [sample.labels for sample in manifest], [sample.unsure_labels for sample in manifest]
@@ -144,9 +149,9 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
         "label": _public_labels(labels, joined=joined),
         "split": manifest.table["split"],
     }
-    times = {name: manifest.table[name] for name in ("start_s", "end_s")}
-    if any(column.null_count < len(column) for column in times.values()):
-        columns |= times
+    for pair in (("start_s", "end_s"), ("member_offset", "member_size")):
+        if any(manifest.table[name].null_count < len(manifest) for name in pair):
+            columns |= {name: manifest.table[name] for name in pair}
     if any(unsure):
         columns["unsure_labels"] = _public_labels(unsure, joined=joined)
     with atomic_file(path, check=_read_table) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cfvid.artifacts import digest_file
 from cfvid.data.clip_sampling import seconds_of, segment
 from cfvid.data.loader import Request
 from cfvid.media.image import read_image
+from cfvid.media.source import Media, Member, opener, read_bytes
 from cfvid.media.video import VIDEO_DECODERS, TruncatedVideo, VideoReader, open_video
 
 _FRAMES_AT_ONCE = 32
@@ -34,22 +36,28 @@ def probe(request: Request, decoder: str) -> np.ndarray:
     Raises:
         UnreadableSample: when nothing of it decodes.
     """
-    path = Path(request.path)
-    of_media = _video(path, decoder, request) if decoder in VIDEO_DECODERS else _image(path)
-    facts = {**of_media, "num_bytes": path.stat().st_size, "sha256": digest_file(path)}
+    of_media = _video(decoder, request) if decoder in VIDEO_DECODERS else _image(request.media)
+    facts = {**of_media, **_of_bytes(request.media)}
     return np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
 
 
-def _image(path: Path) -> dict[str, Any]:
-    picture = read_image(path)
-    with Image.open(path) as image:
+def _of_bytes(media: Media) -> dict[str, Any]:
+    if isinstance(media, Member):
+        content = read_bytes(media)
+        return {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"num_bytes": Path(media).stat().st_size, "sha256": digest_file(Path(media))}
+
+
+def _image(media: Media) -> dict[str, Any]:
+    picture = read_image(media)
+    with Image.open(opener(media)()) as image:
         codec = (image.format or "").lower()
     height, width = picture.shape[:2]
     return {"width": width, "height": height, "codec": codec, "hashes": [perceptual_hash(picture)]}
 
 
-def _video(path: Path, decoder: str, request: Request) -> dict[str, Any]:
-    with open_video(path, decoder=decoder) as reader:
+def _video(decoder: str, request: Request) -> dict[str, Any]:
+    with open_video(request.media, decoder=decoder) as reader:
         shown = segment(reader.times_s, request.start_s, request.end_s)
         num_frames, size = _decode_all(reader, shown)
         shown = shown[:num_frames]
@@ -62,7 +70,7 @@ def _video(path: Path, decoder: str, request: Request) -> dict[str, Any]:
             "num_claimed": len(segment(reader.times_s, request.start_s, request.end_s)),
             "duration_s": seconds,
             "frame_rate_hz": num_frames / seconds,
-            "codec": _codec(path),
+            "codec": _codec(request.media),
             "hashes": [perceptual_hash(frame) for frame in frames],
         }
 
@@ -83,10 +91,10 @@ def _decode_all(reader: VideoReader, shown: np.ndarray) -> tuple[int, tuple[int,
     return max(1, done), (int(size[0]), int(size[1]))
 
 
-def _codec(path: Path) -> str | None:
+def _codec(media: Media) -> str | None:
     import av
 
-    with contextlib.suppress(Exception), av.open(str(path), metadata_errors="ignore") as container:
+    with contextlib.suppress(Exception), av.open(opener(media)(), metadata_errors="ignore") as container:
         return str(container.streams.video[0].codec_context.name)
     return None
 

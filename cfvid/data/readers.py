@@ -16,8 +16,11 @@ from cfvid.config import resolve
 from cfvid.data import embedded
 from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest
+from cfvid.data.shard_names import PIPE_PREFIX, holds_only_shards, names_shards
+from cfvid.data.shards import read_shards
 from cfvid.data.subsets import keep_classes, keep_samples
 from cfvid.errors import DataError
+from cfvid.media.source import is_url
 from cfvid.sections.data import DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
@@ -58,13 +61,23 @@ def read_source(
     source: SourceConfig, *, data: DataConfig, suffixes: Collection[str], cache: Path, seed: int = 0
 ) -> Manifest:
     """One source with the splits and sample ids that it has by itself; see `read_sources`."""
-    kind = _kind_of(source, data)
+    kind = _kind_of(source, data, suffixes)
     trusted = [str(resolve(root, root=data.root)) for root in data.trusted_roots]
     if kind == "embedded":
         train, val = source.per_class or (None, None)
         name = source.path.removeprefix(EMBEDDED_PREFIX)
         folder = embedded.generate(name, cache, seed=seed, num_train_per_class=train, num_val_per_class=val)
         manifest = read_folder(folder, suffixes=suffixes)
+    elif kind == "shards":
+        manifest = read_shards(
+            _shards_path(source, data),
+            suffixes=suffixes,
+            cache=cache,
+            train_split=source.train_split,
+            val_split=source.val_split,
+            label_separator=source.label_separator,
+            trusted_roots=trusted,
+        )
     else:
         path = resolve(source.path, root=data.root)
         media_root = resolve(source.media_root, root=data.root) if source.media_root else None
@@ -91,10 +104,12 @@ def _no_samples(source: SourceConfig, why: str) -> DataError:
     )
 
 
-def _kind_of(source: SourceConfig, data: DataConfig) -> str:
+def _kind_of(source: SourceConfig, data: DataConfig, suffixes: Collection[str]) -> str:
     if source.kind == "embedded" or source.path.startswith(EMBEDDED_PREFIX):
         return "embedded"
     path = resolve(source.path, root=data.root)
+    if source.kind == "shards" or (source.kind == "auto" and names_shards(source.path) and not path.is_dir()):
+        return "shards"
     if not path.exists():
         raise DataError(
             f"The source {path} does not exist.",
@@ -106,12 +121,18 @@ def _kind_of(source: SourceConfig, data: DataConfig) -> str:
     if source.kind != "auto":
         return source.kind
     if path.is_dir():
-        return "folder"
+        return "shards" if holds_only_shards(path, suffixes=suffixes) else "folder"
     if path.suffix.lower() == ".parquet":
         return "manifest"
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         header = file.readline(_LONGEST_HEADER).lower()
     return "kinetics" if "youtube_id" in header else "manifest"
+
+
+def _shards_path(source: SourceConfig, data: DataConfig) -> str:
+    if is_url(source.path) or source.path.startswith(PIPE_PREFIX):
+        return source.path
+    return str(resolve(source.path, root=data.root))
 
 
 def _distinct_names(sources: Sequence[SourceConfig], data: DataConfig) -> list[str]:
@@ -126,8 +147,10 @@ def _distinct_names(sources: Sequence[SourceConfig], data: DataConfig) -> list[s
 
 
 def _name_parts(source: SourceConfig, data: DataConfig) -> tuple[str, ...]:
-    if _kind_of(source, data) == "embedded":
+    if source.kind == "embedded" or source.path.startswith(EMBEDDED_PREFIX):
         return (source.path.removeprefix(EMBEDDED_PREFIX),)
+    if is_url(source.path):
+        return tuple(source.path.partition("://")[2].removesuffix(".tar").strip("/").split("/"))
     path = Path(os.path.normpath(resolve(source.path, root=data.root).absolute()))
     return path.parts[1:] if path.is_dir() else path.with_suffix("").parts[1:]
 

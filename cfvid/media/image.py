@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from cfvid.errors import UnreadableSample
+from cfvid.media.source import Media, opener
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """Formats that are opened; Pillow has many more decoders than training data needs."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before their pixels are allocated."""
+_ADDRESS = re.compile(r"<_io.BytesIO object at 0x[0-9a-f]+>")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,8 +29,8 @@ _TURNS = {
 """What makes a picture of each EXIF orientation upright."""
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a picture's first frame.
+def read_image(media: Media, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode the first frame of a picture, a file or a member of a shard.
 
     Transparent pixels are laid on white; 16-bit and float greys are scaled to 8 bits.
 
@@ -42,7 +44,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         with warnings.catch_warnings():
             # The size is checked below, as an error; other warnings tell of harmless metadata.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(opener(media)(), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UnreadableSample(f"{width}x{height} pixels exceed the limit of {max_pixels}")
@@ -53,7 +55,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         # The path is named elsewhere: reasons are counted, so they must not differ from file to file.
-        message = str(error).replace(repr(str(path)), "").replace(repr(path), "").replace(str(path), "")
+        message = _ADDRESS.sub("", str(error)).replace(repr(str(media)), "").replace(str(media), "")
         raise UnreadableSample(f"{type(error).__name__}: {message.strip()}") from error
 
 

@@ -12,12 +12,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from cfvid.errors import UnreadableSample
+from cfvid.media.source import Media, Opener, opener
 
 SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp"})
 MAX_FRAME_PIXELS = 64_000_000
@@ -56,16 +56,16 @@ class VideoReader(Protocol):
 
 
 @contextlib.contextmanager
-def open_video(path: Path, *, decoder: str) -> Iterator[VideoReader]:
-    """Open a video with one decoder by name.
+def open_video(media: Media, *, decoder: str) -> Iterator[VideoReader]:
+    """Open a video, a file or a member of a shard, with one decoder by name.
 
     Raises:
         UnreadableSample: with the decoder's own message, whatever it raises.
     """
-    with _as_unreadable(path):
-        reader = VIDEO_DECODERS[decoder](path)
+    with _as_unreadable(media):
+        reader = VIDEO_DECODERS[decoder](opener(media))
     try:
-        yield _SafeReader(reader, path)
+        yield _SafeReader(reader, media)
     finally:
         reader.close()
 
@@ -73,12 +73,12 @@ def open_video(path: Path, *, decoder: str) -> Iterator[VideoReader]:
 class _SafeReader:
     """A reader whose errors, of whatever kind, are UnreadableSample. Those of its user stay what they are."""
 
-    def __init__(self, reader: VideoReader, path: Path) -> None:
-        self._reader, self._path = reader, path
+    def __init__(self, reader: VideoReader, media: Media) -> None:
+        self._reader, self._media = reader, media
         self.times_s = reader.times_s
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        with _as_unreadable(self._path):
+        with _as_unreadable(self._media):
             return self._reader.read(indices)
 
     def close(self) -> None:
@@ -86,13 +86,13 @@ class _SafeReader:
 
 
 @contextlib.contextmanager
-def _as_unreadable(path: Path) -> Iterator[None]:
+def _as_unreadable(media: Media) -> Iterator[None]:
     try:
         yield
     except (UnreadableSample, TruncatedVideo):
         raise
     except Exception as error:  # both decoders raise more kinds than they document
-        raise UnreadableSample(_reason(error, path)) from error
+        raise UnreadableSample(_reason(error, media)) from error
 
 
 def _check_size(width: int, height: int, num_frames: int) -> None:
@@ -100,9 +100,9 @@ def _check_size(width: int, height: int, num_frames: int) -> None:
         raise UnreadableSample(f"{num_frames} frames of {width}x{height} exceed the memory limit")
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, media: Media) -> str:
     """What a decoder said, without what differs from file to file: reasons are counted."""
-    message = _NOISE.sub("", str(error).replace(str(path), "the file"))
+    message = _NOISE.sub("", str(error).replace(str(media), "the file"))
     return f"{type(error).__name__}: {' '.join(message.split())[:300]}"
 
 
@@ -134,14 +134,14 @@ class _Packets:
         return (self.pts - self.pts[0]) * self.seconds_per_tick
 
 
-def _open_stream(path: Path) -> tuple[Any, Any]:
+def _open_stream(opened: Opener) -> tuple[Any, Any]:
     """The container and its main video stream; pictures attached to audio files are none."""
     import av
 
     av.logging.set_level(None)
-    if not path.is_file():
-        raise UnreadableSample("no such file")
-    container = av.open(str(path), mode="r", metadata_errors="ignore")
+    # FFmpeg's own rule for what a local file may refer to, which it does not apply to bytes in memory.
+    allowed = {"protocol_whitelist": "file,crypto,data"}
+    container = av.open(opened(), mode="r", options=allowed, metadata_errors="ignore")
     stream: Any = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         container.close()
@@ -226,13 +226,13 @@ class DecordReader:
     it says nothing, so it is only used where it is known to be right.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, opened: Opener) -> None:
         # By default decord retries 10,240 times at a damaged end, which takes minutes.
         os.environ.setdefault("DECORD_EOF_RETRY_MAX", "512")
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        container, stream = _open_stream(path)
+        container, stream = _open_stream(opened)
         try:
             packets = _read_packets(container, stream)
             # decord tells the size by a decoded frame alone, and would decode everything up to it twice.
@@ -242,7 +242,7 @@ class DecordReader:
         if packets.seek_faults:
             raise UnreadableSample(f"decord seeks wrongly with {', '.join(sorted(packets.seek_faults))}")
         # Frames that do not decode are by default filled in from their neighbours: any such one is an error here.
-        self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
+        self._reader = decord.VideoReader(opened(), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
         self.times_s = self._checked_times(packets)
 
     def _checked_times(self, packets: _Packets) -> np.ndarray:
@@ -276,9 +276,9 @@ class DecordReader:
 class PyAVReader:
     """PyAV: reads nearly everything, trusts no metadata."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._container, self._stream = _open_stream(path)
+    def __init__(self, opened: Opener) -> None:
+        self._opened = opened
+        self._container, self._stream = _open_stream(opened)
         try:
             self._packets = _read_packets(self._container, self._stream)
             self._pts = self._packets.pts
@@ -298,7 +298,7 @@ class PyAVReader:
     def _frames_from_start(self) -> Iterator[Any]:
         """All decoded frames up to the first damage. A new opening: not all that opens can seek back to its start."""
         self._container.close()
-        self._container, self._stream = _open_stream(self._path)
+        self._container, self._stream = _open_stream(self._opened)
         return self._decoded(self._container.demux(self._stream))
 
     def _frames_from(self, pts: int) -> Iterator[Any]:
@@ -396,5 +396,5 @@ def _same_size(frames: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-VIDEO_DECODERS: dict[str, Callable[[Path], VideoReader]] = {"decord": DecordReader, "pyav": PyAVReader}
+VIDEO_DECODERS: dict[str, Callable[[Opener], VideoReader]] = {"decord": DecordReader, "pyav": PyAVReader}
 """All decoders, in the order in which they are tried."""

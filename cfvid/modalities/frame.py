@@ -5,7 +5,6 @@ It answers a question that comes up in every video experiment: how much does one
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -45,7 +44,7 @@ class FrameModality:
 
     def load(self, request: Request, decoder: str) -> np.ndarray:
         """uint8, (V, 3, S, S); a film strip for `preview`."""
-        with open_video(Path(request.path), decoder=decoder) as reader:
+        with open_video(request.media, decoder=decoder) as reader:
             if request.look == "preview":
                 return film_strip(reader, request)
             frames = read_clips(

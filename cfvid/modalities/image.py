@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -61,7 +60,7 @@ class ImageModality:
 
     def load(self, request: Request, decoder: str) -> np.ndarray:  # noqa: ARG002  (there is one decoder)
         """uint8, (V, 3, S, S); the picture itself for `preview`."""
-        pixels_HWC = read_image(Path(request.path))
+        pixels_HWC = read_image(request.media)
         if request.look == "preview":
             return pixels_HWC
         image_1CHW = transforms.to_tensor(pixels_HWC[None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -80,7 +79,7 @@ class VideoModality:
 
     def load(self, request: Request, decoder: str) -> np.ndarray:
         """uint8, (V, 3, T, S, S); a film strip for `preview`."""
-        with open_video(Path(request.path), decoder=decoder) as reader:
+        with open_video(request.media, decoder=decoder) as reader:
             if request.look == "preview":
                 return film_strip(reader, request)
             if request.look == "train":

@@ -13,9 +13,10 @@ class SourceConfig(Section):
     """One place that samples come from."""
 
     path: str
-    """A folder, a .csv or .parquet manifest, or `embedded:NAME`; relative paths start at `data.root`."""
-    kind: Literal["auto", "embedded", "folder", "manifest", "kinetics"] = "auto"
-    """How to read it: class folders, cfvid's own manifest columns, or Kinetics' official CSV columns."""
+    """A folder, a .csv or .parquet manifest, tar shards (`DIR/train-{000..012}.tar`, with wildcards, a folder of them,
+    or a URL that fsspec opens), or `embedded:NAME`; relative paths start at `data.root`."""
+    kind: Literal["auto", "embedded", "folder", "manifest", "kinetics", "shards"] = "auto"
+    """How to read it: class folders, cfvid's own manifest columns, Kinetics' official CSV, or WebDataset shards."""
     media_root: str | None = None
     """Where a manifest's relative paths start; by default the manifest's own folder."""
     label_separator: str | None = None

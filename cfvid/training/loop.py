@@ -256,10 +256,8 @@ def _forward(
         nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
         return nothing, 0.0, (0.0, 0.0, 0.0)
     examples = data.objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
-    count, how = (
-        len(examples.target),
-        {"temperature": data.objective.temperature, "label_smoothing": config.label_smoothing},
-    )
+    count = len(examples.target)
+    how: dict[str, Any] = {"temperature": data.objective.temperature, "label_smoothing": config.label_smoothing}
     plain = accelerator.unwrap_model(network)
     if isinstance(plain, Network) and count * plain.num_classes > MOST_LOGITS and examples.target.ndim == 1:
         finish = functools.partial(loss_in_parts, examples=examples, num_outputs=plain.num_classes, **how)

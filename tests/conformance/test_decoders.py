@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.media import corners_of, corners_picture, numbers_of, write_video
+from support.tars import write_tar
 
 from cfvid.errors import UnreadableSample
+from cfvid.media.source import Member
 from cfvid.media.video import VIDEO_DECODERS, open_video
 
 pytestmark = pytest.mark.parametrize("decoder", VIDEO_DECODERS)
@@ -133,6 +135,20 @@ def test_decoders_agree_on_pixels(decoder: str, clip: Clip) -> None:
         ours, theirs = reader.read([0, 7, 22]), other.read([0, 7, 22])
     # They link different versions of FFmpeg's colour conversion.
     assert np.abs(ours.astype(int) - theirs).mean() < 2.0
+
+
+def test_a_member_of_a_shard_reads_as_its_file(decoder: str, clip: Clip) -> None:
+    content = clip.path.read_bytes()
+    shard = write_tar(clip.path.with_name("shard.tar"), {"before.txt": b"x", clip.name: content})
+    member = Member(str(shard), clip.name, 3 * 512, len(content))
+    if clip.refused_by(decoder):
+        with pytest.raises(UnreadableSample), open_video(member, decoder=decoder):
+            pass
+        return
+    with open_video(clip.path, decoder=decoder) as file, open_video(member, decoder=decoder) as reader:
+        np.testing.assert_array_equal(reader.times_s, file.times_s)
+        for order in ([17, 3, 3, 0, 20], range(len(clip.numbers)), [22]):
+            np.testing.assert_array_equal(reader.read(order), file.read(order))
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])

@@ -175,7 +175,7 @@ def test_instances_travel(name: str, request_: Request) -> None:
 def test_in_a_guarded_child(name: str, request_: Request) -> None:
     modality = modality_of(name)
     requests = [replace(request_, look=look, seed=seed) for look in LOOKS for seed in range(3)]
-    requests.insert(4, replace(request_, path=request_.path + ".missing"))
+    requests.insert(4, replace(request_, media=f"{request_.media}.missing"))
     with GuardedPool(modality.load, attempts=modality.decoders, num_workers=1, deadline_s=20) as pool:
         outcomes = list(pool.imap(requests))
     missing = outcomes.pop(4)

@@ -387,7 +387,7 @@ def test_hard_media(name: str, decoders: tuple[str, ...], hard_media: dict[str, 
     assert len(outcomes) == len(rows)
     surprises = []
     for outcome in outcomes:
-        row = rows[outcome.payload.path]
+        row = rows[outcome.payload.media]
         assert outcome.value is not None or len(outcome.reasons) == len(decoders), row["file"]
         assert not any("killed" in reason or "crashed" in reason for reason in outcome.reasons), outcome
         readable = row["status"] != "fail" and row["format"] not in FORMATS_NOT_READ

@@ -68,6 +68,5 @@ def decoded(manifest: Manifest, row: int = 0, *, modality: str) -> np.ndarray:
     kind = MODALITIES[modality]
     values: dict[str, Any] = {"crop_size": 32, "resize": 40, "num_frames": 4, "frame_rate_hz": 5.0}
     options = kind.Input(**{key: value for key, value in values.items() if key in kind.Input.model_fields})
-    path = str(manifest.locate(sample))
-    request = Request(sample.sample_id, path, sample.start_s, sample.end_s, "train", 0)
+    request = Request(sample.sample_id, manifest.locate(sample), sample.start_s, sample.end_s, "train", 0)
     return kind(options).load(request, kind.decoders[-1])

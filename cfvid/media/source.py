@@ -1,0 +1,125 @@
+"""What a decoder opens: a file, or a member of a tar shard, whose bytes are read first.
+
+A member is read by one request for its own bytes, from a local shard as from one behind a URL. Epochs take samples in
+random order from all shards: a local copy of whole shards that does not hold all of them would fetch each one anew
+for nearly every sample.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from cfvid.errors import UnreadableSample
+
+MAX_MEMBER_BYTES = 2_000_000_000
+"""Larger members are refused: their bytes are held in memory."""
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat")
+"""What is no medium but names others. FFmpeg would follow it: to the network too, when it reads from memory."""
+_URL = re.compile(r"^\w[\w+.-]*(::\w[\w+.-]*)*://")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file inside an uncompressed tar."""
+
+    shard: str
+    """A path, or a URL that fsspec opens."""
+    name: str
+    offset: int
+    """Of its first byte in the shard."""
+    size: int
+    """In bytes."""
+
+    def __str__(self) -> str:
+        return f"{self.shard}!/{self.name}"
+
+
+Media = str | os.PathLike[str] | Member
+"""A file by its path, or a member of a shard."""
+Opener = Callable[[], str | BinaryIO]
+"""Gives, each time anew, what libraries open from its start: a path, or a file in memory."""
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL rather than a path."""
+    return _URL.match(text) is not None
+
+
+def below(root: str, name: str) -> str:
+    """What lies in a folder, or behind the start of a URL."""
+    return f"{root}{name}" if root.endswith("/") else f"{root}/{name}"
+
+
+def opener(media: Media) -> Opener:
+    """How libraries open a file or a member; a member's bytes are read here, once.
+
+    Raises:
+        UnreadableSample: when the file is missing, or the member is not where it was or is a playlist.
+    """
+    if not isinstance(media, Member):
+        path = os.fspath(media)
+        if not Path(path).is_file():
+            raise UnreadableSample("no such file")
+        return lambda: path
+    content = read_bytes(media)
+    if content.startswith(_PLAYLISTS):
+        raise UnreadableSample("a playlist, not a medium")
+
+    def in_memory() -> BinaryIO:
+        file = io.BytesIO(content)
+        file.name = str(media)  # whose ending helps FFmpeg to tell what it is
+        return file
+
+    return in_memory
+
+
+def read_bytes(member: Member) -> bytes:
+    """All bytes of a member.
+
+    Raises:
+        UnreadableSample: when the member is too large, or is not where it was when its shard was indexed.
+    """
+    if member.size > MAX_MEMBER_BYTES:
+        raise UnreadableSample(f"a member of {member.size} bytes exceeds the limit of {MAX_MEMBER_BYTES}")
+    start = member.offset - tarfile.BLOCKSIZE
+    content = _read_range(member.shard, start, member.offset + member.size) if start >= 0 else b""
+    header, body = content[: tarfile.BLOCKSIZE], content[tarfile.BLOCKSIZE :]
+    if len(body) != member.size or not _is_header_of(member, header):
+        raise UnreadableSample("the shard is not as it was when it was indexed")
+    return body
+
+
+def _is_header_of(member: Member, header: bytes) -> bool:
+    """Whether this block, which stands before the bytes, is the member's: the shard may have been written anew."""
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    # What does not fit the block stands in blocks of its own before it.
+    fits_size = member.size < 8**11
+    fits_name = len(member.name) < 100 and member.name.isascii()
+    same_name = plain_name(info.name) == member.name or not fits_name
+    return same_name and (info.size == member.size or not fits_size)
+
+
+def plain_name(name: str) -> str:
+    """A member's name without `./` and doubled slashes."""
+    return PurePosixPath(name).as_posix()
+
+
+def _read_range(shard: str, start: int, end: int) -> bytes:
+    if not is_url(shard):
+        with open(shard, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), end - start, start)
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(shard)
+    content: bytes = files.cat_file(path, start=start, end=end)
+    return content
