@@ -39,7 +39,7 @@ _MEMBER_MARK = ".tar!/"
 """In the path of a shard's member, between the shard and the member's name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row of a manifest."""
 
@@ -129,7 +129,8 @@ class Manifest:
     @functools.cached_property
     def _samples(self) -> list[Sample]:
         """All rows as Python values: a cell of an Arrow table takes ten times as long to read as an attribute."""
-        columns = {name: self.table[name].to_pylist() for name in SCHEMA.names}
+        columns = {name: self.table[name].to_pylist() for name in SCHEMA.names if name != "sample_id"}
+        columns["sample_id"] = self.ids  # the same objects: pools have millions of them
         # Long columns of few values: one string object each, not one per row.
         columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
         for name in ("labels", "unsure_labels"):

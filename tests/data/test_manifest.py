@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 import time
 from pathlib import Path
 from typing import Any
@@ -321,7 +322,7 @@ def test_large_csv_keeps_rows_together(tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [sample(f"id\n{i}", path=f"p{i}", labels=("l\n" * rng.randrange(1, 40),)) for i in range(40_000)]
     out = tmp_path / "m.csv"
-    write_manifest(from_samples([Sample(**{**vars(s), "root": str(tmp_path)}) for s in rows]), out)
+    write_manifest(from_samples([replace(s, root=str(tmp_path)) for s in rows]), out)
     assert out.stat().st_size > 2_500_000
     assert [(s.sample_id, s.path, s.labels) for s in read_manifest(out)] == [
         (s.sample_id, s.path, s.labels) for s in rows
