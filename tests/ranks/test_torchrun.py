@@ -63,7 +63,6 @@ def test_a_dead_rank_is_started_again(values: dict, tmp_path: Path) -> None:
         assert launcher.wait(timeout=180) == 0
     said = (tmp_path / "log").read_text()
     assert "resuming at epoch" in said
-    assert "another process of this run has ended" in said
     epochs = [line["epoch"] for line in read_metrics(output / "retrain") if line["event"] == "epoch"]
     assert epochs == [float(epoch) for epoch in range(1, 61)]
     Record.read(output / "retrain", kind="retrain").verify(output / "retrain")
