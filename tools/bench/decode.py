@@ -78,15 +78,15 @@ def _compare(
         loader = SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoder)
 
         def candidate() -> float:
-            return rate_of(lambda: _drain(loader.batches(ids, batch_size=batch_size, look="extract")), units=len(ids))
+            return rate_of(lambda: drain(loader.batches(ids, batch_size=batch_size, look="extract")), units=len(ids))
 
         def reference() -> float:
             return rate_of(
-                lambda: _drain(itertools.chain.from_iterable(itertools.repeat(plain, size.passes))), units=len(ids)
+                lambda: drain(itertools.chain.from_iterable(itertools.repeat(plain, size.passes))), units=len(ids)
             )
 
         ours = [batch.inputs for batch in loader.batches(manifest.ids, batch_size=batch_size, look="extract")]
-        identical = _num_identical(ours, list(plain))
+        identical = num_identical(ours, list(plain))
         rates = alternate(reference, candidate, rounds=options.rounds or size.rounds)
     return Comparison(
         benchmark="decode",
@@ -100,12 +100,13 @@ def _compare(
     )
 
 
-def _drain(batches: Any) -> None:
+def drain(batches: Any) -> None:
+    """Take all batches."""
     for _ in batches:
         pass
 
 
-def _num_identical(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> int:
+def num_identical(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> int:
     """Samples that came out alike; 0 when one side left some out, since rows then do not correspond."""
     ours_NV, theirs_NV = torch.cat(ours), torch.cat(theirs)
     if ours_NV.shape != theirs_NV.shape:

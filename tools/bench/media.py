@@ -24,17 +24,39 @@ def make_videos(folder: Path, *, count: int, width: int = 320, height: int = 240
     return folder
 
 
+def make_long_video(path: Path, *, seconds: float, width: int, height: int, gop: int) -> None:
+    """One H.264 video of 30 frames per second with a key frame at least every `gop` frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_frames = round(30 * seconds)
+    rng = np.random.default_rng(gop)
+    _write_video(path, rng, rate_hz=30, num_frames=num_frames, width=width, height=height, gop=gop, pan_frames=150)
+
+
 def _write_video(
-    path: Path, rng: np.random.Generator, *, rate_hz: int, num_frames: int, width: int, height: int
+    path: Path,
+    rng: np.random.Generator,
+    *,
+    rate_hz: int,
+    num_frames: int,
+    width: int,
+    height: int,
+    gop: int = 250,
+    pan_frames: int | None = None,
 ) -> None:
-    """A camera that pans over a still texture, with sensor noise: motion and residuals, as real footage has."""
+    """A camera that pans over a still texture, with sensor noise: motion and residuals, as real footage has.
+
+    It pans once, or to and fro in `pan_frames` each.
+    """
     scene_HWC = _texture(rng, height * 2, width * 2)
     noise = rng.integers(-4, 5, size=(8, height, width, 1), dtype=np.int16)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate_hz, options={"preset": "veryfast", "crf": "23"})
+        stream = container.add_stream(
+            "libx264", rate=rate_hz, options={"preset": "veryfast", "crf": "23", "g": str(gop)}
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(num_frames):
-            top, left = (round(number / num_frames * side) for side in (height, width))
+            place = number / num_frames if pan_frames is None else 1 - abs(number / pan_frames % 2 - 1)
+            top, left = (round(place * side) for side in (height, width))
             view = scene_HWC[top : top + height, left : left + width] + noise[number % len(noise)]
             frame = av.VideoFrame.from_ndarray(np.clip(view, 0, 255).astype(np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, rate_hz)

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,18 @@ from typing import Any
 Round = Callable[[], float]
 """Does one round of the work and gives its rate, in units per second."""
 
-_PACKAGES = ("torch", "torchvision", "decord", "av", "pillow", "faiss-gpu", "faiss-cpu", "scikit-learn", "numpy")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorchvideo",
+    "decord",
+    "av",
+    "pillow",
+    "faiss-gpu",
+    "faiss-cpu",
+    "scikit-learn",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,19 @@ def alternate(reference: Round, candidate: Round, *, rounds: int) -> tuple[list[
     Returns:
         The candidate's and the reference's rate in each round.
     """
-    reference(), candidate()
-    candidate_rates, reference_rates = [], []
+    rates = take_turns({"reference": reference, "candidate": candidate}, rounds=rounds)
+    return rates["candidate"], rates["reference"]
+
+
+def take_turns(sides: Mapping[str, Round], *, rounds: int) -> dict[str, list[float]]:
+    """Rates of each of several sides in each round: as `alternate`, with the order reversed from round to round."""
+    for side in sides.values():
+        side()
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
-        if number % 2 == 0:
-            reference_rates.append(reference())
-            candidate_rates.append(candidate())
-        else:
-            candidate_rates.append(candidate())
-            reference_rates.append(reference())
-    return candidate_rates, reference_rates
+        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            rates[name].append(sides[name]())
+    return rates
 
 
 def rate_of(work: Callable[[], object], *, units: int) -> float:
