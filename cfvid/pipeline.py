@@ -70,8 +70,9 @@ def run_stages(
     if isinstance(stages, str) or unknown:
         raise ConfigError(f"{unknown or stages!r}: stages is a list of names out of {', '.join(STAGES)}.")
     run = Run(config, output, fresh=fresh, shared=shared)
-    if launch.num_processes() > 1:
-        _ = run.accelerator  # connects the processes
+    with ranks.telling_of_lost():
+        if launch.num_processes() > 1:
+            _ = run.accelerator  # connects the processes
     with ranks.telling_of_lost(), _owned(output):
         with ranks.main_first():
             check(run, stages)

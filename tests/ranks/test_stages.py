@@ -33,6 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "train" / "class1" / "003.png").write_bytes(b"not a picture")
     values = tiny_values(data, data__skip_budget=0.1, retrain__training__epochs=4, cluster__engine="streaming")
     values["transfer"] = {
+        "networks": ["n_cf"],
         "protocols": ["linear", "knn", "heads", "finetune"],
         "finetune": values["pretrain"]["training"],
         "heads": {"epochs": 2, "batch_size": 8},
