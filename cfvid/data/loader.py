@@ -57,7 +57,8 @@ class Batch:
 
 
 def open_pool(work: Work, *, attempts: tuple[str, ...], runtime: RuntimeConfig) -> GuardedPool:
-    """The guarded decoding processes of a stage."""
+    """The guarded decoding processes of a stage; of `attempts`, the configured decoder of videos is tried first."""
+    attempts = tuple(sorted(attempts, key=lambda name: name != runtime.video_decoder))
     num_workers = runtime.num_workers
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -79,14 +80,13 @@ class SampleLoader:
 
     Args:
         manifest: the samples.
-        pool: decodes `Request`s, first attempt first.
+        pool: decodes `Request`s; samples that its first attempt cannot read are counted as fallbacks.
         ledger: takes what cannot be read.
-        first_decoder: samples read by another one are counted as fallbacks.
     """
 
-    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger, first_decoder: str) -> None:
+    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger) -> None:
         self.manifest, self.ledger = manifest, ledger
-        self._pool, self._first_decoder = pool, first_decoder
+        self._pool = pool
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
@@ -101,7 +101,7 @@ class SampleLoader:
                 sample = self.manifest[self.manifest.row_of[request.sample_id]]
                 self.ledger.add(Skip(request.sample_id, sample.path, outcome.reasons))
                 logger.debug("skipped %s: %s", request, "; ".join(outcome.reasons))
-            elif outcome.attempt != self._first_decoder:
+            elif outcome.attempt != self._pool.attempts[0]:
                 self.ledger.fallbacks[str(outcome.attempt)] += 1
             yield outcome
 

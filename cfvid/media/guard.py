@@ -84,7 +84,7 @@ class GuardedPool:
         deadline_s: float,
         memory_gb: float = 4.0,
     ) -> None:
-        self._work, self._attempts = work, attempts
+        self._work, self.attempts = work, attempts
         self.num_workers, self._deadline_s, self._memory_gb = num_workers, deadline_s, memory_gb
         self._children: list[_Child] = []
         self._round: _Round | None = None
@@ -120,11 +120,11 @@ class GuardedPool:
             raise RuntimeError("the pool is closed" if self._closed else "another imap of this pool is still open")
         if self.num_workers == 0:
             for payload in payloads:
-                yield _run_here(self._work, self._attempts, payload)
+                yield _run_here(self._work, self.attempts, payload)
             return
         while len(self._children) < self.num_workers:
             self._children.append(self._new_child())
-        self._round = _Round(payloads, self._children, self._new_child, self._attempts, self._deadline_s, ahead)
+        self._round = _Round(payloads, self._children, self._new_child, self.attempts, self._deadline_s, ahead)
         try:
             yield from self._round.outcomes()
         finally:
@@ -132,7 +132,7 @@ class GuardedPool:
             self._round = None
 
     def _new_child(self) -> _Child:
-        return _Child(self._work, self._attempts, self._memory_gb)
+        return _Child(self._work, self.attempts, self._memory_gb)
 
 
 def _run_here(work: Work, attempts: tuple[str, ...], payload: Any) -> Outcome:

@@ -1,4 +1,4 @@
-"""Videos through decord, with PyAV where decord fails, behind one small protocol.
+"""Videos through decord, with PyAV where decord fails (or the other way round), behind one small protocol.
 
 A reader is opened, used and closed inside one process and one thread: sharing a decord reader aborts the process.
 Frames come upright and by presentation time, so a variable frame rate needs no special case.
@@ -11,18 +11,23 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from cfvid.errors import UnreadableSample
+from cfvid.media.packets import Packets, open_stream, read_packets
 from cfvid.media.source import Media, Opener, opener
 
 SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp"})
 MAX_FRAME_PIXELS = 64_000_000
 MAX_CLIP_BYTES = 2_000_000_000
 """Frames asked for at once may take this much memory when decoded."""
+
+_CLEAN_KEY_FRAMES = frozenset({"h264", "hevc", "mpeg4", "vp9"})
+"""Codecs that give the same frames from a key frame on as from the start, where nothing else stands against it."""
+_WORTH_A_SEEK = 8
+"""Frames; skipping fewer saves less than a seek costs."""
 
 _NOISE = re.compile(r"\[\d\d:\d\d:\d\d\] |/\S+?\.(?:cc|h):\d+: |Check failed: .*?\)(?= [A-Z]| *$)|\[Errno \d+\] ")
 """In messages: decord's clock, source lines and conditions with addresses, PyAV's codes."""
@@ -106,116 +111,6 @@ def _reason(error: Exception, media: Media) -> str:
     return f"{type(error).__name__}: {' '.join(message.split())[:300]}"
 
 
-# ---------------------------------------------------------------------------------------------- packets
-
-
-@dataclass
-class _Packets:
-    """What the container tells of its video stream, read without decoding."""
-
-    format: str
-    seconds_per_tick: float
-    pts: np.ndarray | None = None
-    """int64, (F,): presentation times of what is shown, ascending; None where the container does not give them."""
-    pts_at: dict[int, int | None] = field(default_factory=dict)
-    """The times of packets by their position in the file."""
-    seek_faults: set[str] = field(default_factory=set)
-    """Why a decoder that seeks by its own count of frames would get others than those asked for."""
-
-    @property
-    def in_decoding_order(self) -> bool:
-        """Whether the times are right as a whole but not those of the frames in their packets: AVI has no others."""
-        return self.format == "avi"
-
-    @property
-    def times_s(self) -> np.ndarray:
-        """float64, (F,): the first one is 0."""
-        assert self.pts is not None
-        return (self.pts - self.pts[0]) * self.seconds_per_tick
-
-
-def _open_stream(opened: Opener) -> tuple[Any, Any]:
-    """The container and its main video stream; pictures attached to audio files are none."""
-    import av
-
-    av.logging.set_level(None)
-    # FFmpeg's own rule for what a local file may refer to, which it does not apply to bytes in memory.
-    allowed = {"protocol_whitelist": "file,crypto,data"}
-    container = av.open(opened(), mode="r", options=allowed, metadata_errors="ignore")
-    stream: Any = container.streams.best("video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        container.close()
-        raise UnreadableSample("no video stream")
-    stream.thread_type = "NONE"
-    return container, stream
-
-
-def _read_packets(container: Any, stream: Any) -> _Packets:
-    found = _Packets(container.format.name, float(stream.time_base or 1))
-    shown: list[int | None] = []
-    key_pts = None
-    num_keys = 0
-    for packet in _until_damage(container.demux(stream)):
-        if packet.size == 0:
-            continue
-        if packet.pos is not None and packet.pos >= 0:
-            found.pts_at[packet.pos] = packet.pts
-        if packet.is_keyframe:
-            key_pts, num_keys = packet.pts, num_keys + 1
-            if num_keys > 1 and not _starts_afresh(packet, stream.codec_context):
-                found.seek_faults.add("open groups of pictures")
-        elif key_pts is not None and packet.pts is not None and packet.pts < key_pts:
-            found.seek_faults.add("open groups of pictures")
-        if packet.is_discard:
-            found.seek_faults.add("an edit list")
-        else:
-            shown.append(packet.pts)
-    known = [pts for pts in shown if pts is not None]
-    if known and len(known) == len(shown):
-        found.pts = np.unique(np.asarray(known, dtype=np.int64))
-        if found.format.startswith("mov,") and found.pts[0] * found.seconds_per_tick > 0.5:
-            found.seek_faults.add("an edit list")  # nothing is shown at first
-    if num_keys > 1 and not found.format.startswith("mov,"):
-        found.seek_faults.add(f"several key frames in {found.format}")
-    return found
-
-
-def _starts_afresh(key_packet: Any, codec: Any) -> bool:
-    """Whether no later frame needs what came before this key frame.
-
-    H.264 and HEVC also mark frames as key frames after which only the frames shown later can be decoded. H.264 tells of
-    these in a message before them; without one, FFmpeg knows that frames refer to none but the one before.
-    """
-    if codec.name not in {"h264", "hevc"} or not codec.extradata or codec.extradata[0] != 1:
-        return True
-    length_size = (codec.extradata[4 if codec.name == "h264" else 21] & 3) + 1
-    headers = _unit_headers(bytes(key_packet), length_size)
-    if codec.name == "hevc":
-        return any(16 <= header >> 1 & 0x3F <= 20 for header in headers)
-    types = {header & 0x1F for header in headers}
-    return 5 in types or 6 not in types
-
-
-def _unit_headers(packet: bytes, length_size: int) -> list[int]:
-    """The first byte of each of a packet's units, which in mp4 are preceded by their lengths."""
-    headers = []
-    place = 0
-    while place + length_size < len(packet):
-        headers.append(packet[place + length_size])
-        place += length_size + int.from_bytes(packet[place : place + length_size], "big")
-    return headers
-
-
-def _until_damage(packets: Iterator[Any]) -> Iterator[Any]:
-    """Packets up to the end of the file or its first damage."""
-    import av
-
-    try:
-        yield from packets
-    except av.FFmpegError:
-        return
-
-
 # ---------------------------------------------------------------------------------------------- decord
 
 
@@ -227,14 +122,14 @@ class DecordReader:
     """
 
     def __init__(self, opened: Opener) -> None:
-        # By default decord retries 10,240 times at a damaged end, which takes minutes.
-        os.environ.setdefault("DECORD_EOF_RETRY_MAX", "512")
+        # How often decord looks for the last frames, which another thread decodes: at 512 it can give up on good files.
+        os.environ.setdefault("DECORD_EOF_RETRY_MAX", "10240")
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        container, stream = _open_stream(opened)
+        container, stream = open_stream(opened)
         try:
-            packets = _read_packets(container, stream)
+            packets = read_packets(container, stream)
             # decord tells the size by a decoded frame alone, and would decode everything up to it twice.
             self._width, self._height = stream.width, stream.height
         finally:
@@ -245,7 +140,7 @@ class DecordReader:
         self._reader = decord.VideoReader(opened(), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
         self.times_s = self._checked_times(packets)
 
-    def _checked_times(self, packets: _Packets) -> np.ndarray:
+    def _checked_times(self, packets: Packets) -> np.ndarray:
         """Frame times on which decord and the container agree."""
         num_frames = len(self._reader)
         if num_frames == 0:
@@ -278,9 +173,9 @@ class PyAVReader:
 
     def __init__(self, opened: Opener) -> None:
         self._opened = opened
-        self._container, self._stream = _open_stream(opened)
+        self._container, self._stream = open_stream(opened)
         try:
-            self._packets = _read_packets(self._container, self._stream)
+            self._packets = read_packets(self._container, self._stream)
             self._pts = self._packets.pts
             self.times_s = self._packets.times_s if self._pts is not None else self._counted_times()
         except BaseException:
@@ -298,7 +193,7 @@ class PyAVReader:
     def _frames_from_start(self) -> Iterator[Any]:
         """All decoded frames up to the first damage. A new opening: not all that opens can seek back to its start."""
         self._container.close()
-        self._container, self._stream = _open_stream(self._opened)
+        self._container, self._stream = open_stream(self._opened)
         return self._decoded(self._container.demux(self._stream))
 
     def _frames_from(self, pts: int) -> Iterator[Any]:
@@ -330,9 +225,61 @@ class PyAVReader:
     def read(self, indices: Sequence[int]) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
         _check_size(self._stream.width, self._stream.height, len(wanted))
-        counting = self._pts is None or self._packets.in_decoding_order
-        frames = self._by_count(wanted) if counting else self._by_time(wanted)
+        if self._pts is None or self._packets.in_decoding_order:
+            frames = self._by_count(wanted)
+        else:
+            frames = self._by_key_frames(self._pts[wanted]) or self._by_time(wanted)
         return np.stack(_same_size(frames))[places]
+
+    def _by_key_frames(self, targets: np.ndarray) -> list[np.ndarray] | None:
+        """The frames of these times, decoding only what they need; None where that is not known to give the same."""
+        import av
+
+        codec = self._stream.codec_context
+        if codec.name not in _CLEAN_KEY_FRAMES or self._packets.seek_faults or not self._packets.key_pts:
+            return None
+        frames: dict[int, np.ndarray] = {}
+        try:
+            for run in self._runs(targets):
+                for frame in self._decoded_run(run):
+                    # What is wrong in a frame may depend on those that are skipped; fields may have their own packets.
+                    if frame.is_corrupt or frame.interlaced_frame:
+                        return None
+                    if frame.pts in run:
+                        frames[frame.pts] = _upright(frame)
+        except av.FFmpegError:
+            return None
+        finally:
+            codec.skip_frame = "DEFAULT"
+        return [frames[pts] for pts in sorted(frames)] if len(frames) == len(targets) else None
+
+    def _runs(self, targets: np.ndarray) -> list[set[int]]:
+        """Times, ascending, in sets: between two of them lies a key frame, and enough before it to be worth a seek."""
+        assert self._pts is not None
+        keys = np.searchsorted(self._packets.key_pts, targets, side="right") - 1
+        starts = np.searchsorted(self._pts, np.asarray(self._packets.key_pts)[keys])
+        runs: list[set[int]] = []
+        end = -1
+        for pts, start, index in zip(targets.tolist(), starts, np.searchsorted(self._pts, targets), strict=True):
+            if not runs or start - end > _WORTH_A_SEEK:
+                runs.append(set())
+            runs[-1].add(pts)
+            end = index
+        return runs
+
+    def _decoded_run(self, run: set[int]) -> Iterator[Any]:
+        """Decoded frames, those of a run among them, from the key frame before it to its last packet."""
+        codec, waiting = self._stream.codec_context, set(run)
+        self._container.seek(min(run), stream=self._stream, backward=True)
+        for packet in self._container.demux(self._stream):
+            if codec.name == "h264":
+                # H.264 says of each frame whether others need it.
+                codec.skip_frame = "DEFAULT" if packet.pts in run else "NONREF"
+            yield from packet.decode()
+            waiting.discard(packet.pts)
+            if not waiting:
+                break
+        yield from codec.decode(None)
 
     def _by_count(self, wanted: np.ndarray) -> list[np.ndarray]:
         last = int(wanted[-1])
@@ -383,7 +330,8 @@ class PyAVReader:
 
 def _upright(frame: Any) -> np.ndarray:
     """A PyAV frame as RGB, turned by the rotation it carries (counter-clockwise degrees)."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+    # By default PyAV 17 starts a thread per core for each picture.
+    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), k=round(frame.rotation / 90) % 4)
 
 
 def _same_size(frames: list[np.ndarray]) -> list[np.ndarray]:
@@ -397,4 +345,4 @@ def _same_size(frames: list[np.ndarray]) -> list[np.ndarray]:
 
 
 VIDEO_DECODERS: dict[str, Callable[[Opener], VideoReader]] = {"decord": DecordReader, "pyav": PyAVReader}
-"""All decoders, in the order in which they are tried."""
+"""All decoders, in the order in which they are tried unless `runtime.video_decoder` puts another one first."""

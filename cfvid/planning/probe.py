@@ -174,7 +174,7 @@ def _drawn(run: Run, looks: Looks) -> list[str]:
 
 def _outcomes(pool: GuardedPool, looks: Looks, ids: Sequence[str], *, ahead: int) -> Iterator[Outcome]:
     ledger = SkipLedger(num_samples=len(looks.samples), budget=1.0, stage="probe")
-    loader = SampleLoader(looks.samples, pool=pool, ledger=ledger, first_decoder=looks.modality.decoders[0])
+    loader = SampleLoader(looks.samples, pool=pool, ledger=ledger)
     requests = [loader.request(sample_id, look=looks.look, seed=seed) for seed, sample_id in enumerate(ids)]
     return loader.outcomes(requests, ahead=ahead)
 

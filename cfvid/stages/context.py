@@ -221,12 +221,11 @@ class Run:
         budget = self.config.data.skip_budget
         path = ledger_path if ranks.is_main() else None
         ledger = SkipLedger(num_samples=len(manifest), budget=budget, stage=stage, path=path)
-        decoders = self.modality.decoders
         with (
             contextlib.closing(ledger),
-            open_pool(self.modality.load, attempts=decoders, runtime=self.config.runtime) as pool,
+            open_pool(self.modality.load, attempts=self.modality.decoders, runtime=self.config.runtime) as pool,
         ):
-            yield SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoders[0])
+            yield SampleLoader(manifest, pool=pool, ledger=ledger)
             for skips in ranks.gathered(ledger.skips):
                 ledger.extend(skips)
 

@@ -25,7 +25,7 @@ from support.media import (
 
 from cfvid.data.clip_sampling import ShortClip
 from cfvid.data.clips import read_clips
-from cfvid.data.loader import Request, SampleLoader
+from cfvid.data.loader import Request, SampleLoader, open_pool
 from cfvid.data.skips import SkipLedger
 from cfvid.errors import UnreadableSample
 from cfvid.media.guard import GuardedPool, Outcome
@@ -33,6 +33,7 @@ from cfvid.media.image import read_image
 from cfvid.media.video import VIDEO_DECODERS, open_video
 from cfvid.modalities import MODALITIES
 from cfvid.modalities.base import Modality
+from cfvid.sections.stages import RuntimeConfig
 
 DECODERS = tuple(VIDEO_DECODERS)
 each_decoder = pytest.mark.parametrize("decoder", DECODERS)
@@ -183,6 +184,18 @@ def modality(name: str) -> Modality:
     return MODALITIES[name](MODALITIES[name].Input(**options))
 
 
+def test_the_decoder_of_the_settings_is_tried_first(whole: Path) -> None:
+    manifest = manifest_of([whole])
+    for first in DECODERS:
+        ledger = SkipLedger(num_samples=1, budget=0.0, stage="test")
+        runtime = RuntimeConfig.model_validate({"num_workers": 0, "video_decoder": first})
+        with open_pool(lambda request, decoder: np.array(decoder), attempts=DECODERS, runtime=runtime) as pool:
+            loader = SampleLoader(manifest, pool=pool, ledger=ledger)
+            outcomes = list(loader.outcomes([loader.request(manifest.ids[0], look="score")], ahead=1))
+        assert [outcome.attempt for outcome in outcomes] == [first]
+        assert not ledger.fallbacks
+
+
 def test_what_decord_cannot_read_goes_to_pyav_and_is_counted(whole: Path, tmp_path: Path) -> None:
     av1 = write_video(tmp_path / "av1.mp4", 16, codec="libsvtav1", options={"preset": "12"}, size=(96, 64))
     narrow = write_video(tmp_path / "narrow.mp4", 16, size=(48, 48))
@@ -192,7 +205,7 @@ def test_what_decord_cannot_read_goes_to_pyav_and_is_counted(whole: Path, tmp_pa
     ledger = SkipLedger(num_samples=3, budget=0.0, stage="test")
     video = modality("video")
     with GuardedPool(video.load, attempts=DECODERS, num_workers=1, deadline_s=20) as pool:
-        loader = SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder="decord")
+        loader = SampleLoader(manifest, pool=pool, ledger=ledger)
         (batch,) = loader.batches(manifest.ids, batch_size=3, look="score")
     assert batch.sample_ids == ["av1.mp4", "narrow.mp4", "whole.mp4"]
     assert batch.inputs.shape == (3, 2, 3, 8, 32, 32)
@@ -345,7 +358,7 @@ def test_files_that_go_away_in_mid_run_are_in_the_ledger(num_workers: int, tmp_p
     image = modality("image")
     seen: list[str] = []
     with GuardedPool(image.load, attempts=image.decoders, num_workers=num_workers, deadline_s=20) as pool:
-        loader = SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder="pillow")
+        loader = SampleLoader(manifest, pool=pool, ledger=ledger)
         for batch in loader.batches(manifest.ids, batch_size=4, look="extract"):
             seen += batch.sample_ids
             if len(seen) == 4:

@@ -88,7 +88,7 @@ def _decode_run(container: Any, stream: Any, run: dict[int, float], frames: dict
     container.seek(first + round(waiting[0][1] / base), stream=stream)
     for frame in container.decode(stream):
         if (frame.pts - first) * base > waiting[0][1] - 5e-4:
-            frames[waiting.pop(0)[0]] = frame.to_ndarray(format="rgb24")
+            frames[waiting.pop(0)[0]] = frame.to_ndarray(format="rgb24", threads=1)
             if not waiting:
                 return
 

@@ -1,14 +1,18 @@
 """clips: clips per second, as training and scoring ask for them, against pytorchvideo, raw decord and raw PyAV.
 
-cfvid reads through its guarded processes, the references in the workers of a torch `DataLoader`, as many. All are given
-the same files and deliver the same frames, crops and batches to the parent; a check before the timing counts how many
-outputs are identical. The references are told the frame numbers, which cfvid works out from the file.
+cfvid reads through its guarded processes, by decord first as by default and by PyAV first, the references in the
+workers of a torch `DataLoader`, as many. All are given the same files and deliver the same frames, crops and batches to
+the parent; a check before the timing counts how many outputs are identical. The references are told the frame numbers,
+which cfvid works out from the file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -77,17 +81,28 @@ class Work:
 
 
 def run(options: Options) -> Iterator[Comparison]:
-    """For each kind of file and each look one comparison with each reference."""
-    size = SIZES[options.size]
-    modality, runtime = VideoModality(VIDEO), RuntimeConfig(num_workers=options.workers)
+    """For each kind of file, each look and each decoder of ours one comparison with each reference."""
+    size, modality = SIZES[options.size], VideoModality(VIDEO)
     with tempfile.TemporaryDirectory(prefix="cfvid-bench-") as folder:
         works = [
             _work(kind, media, look, size) for kind, media in _media(Path(folder), options, size) for look in _LOOKS
         ]
         plain = PlainLoader([plan for work in works for plan in work.plans], options.workers)
-        with open_pool(modality.load, attempts=modality.decoders, runtime=runtime) as pool:
+        with contextlib.ExitStack() as stack:
+            pools = {
+                decoder: stack.enter_context(open_pool(modality.load, attempts=modality.decoders, runtime=runtime))
+                for decoder, runtime in _runtimes(options).items()
+            }
             for work in works:
-                yield from _compare(work, pool, plain, options, size)
+                yield from _compare(work, pools, plain, options, size)
+
+
+def _runtimes(options: Options) -> dict[str, RuntimeConfig]:
+    """By the decoder that is tried first."""
+    return {
+        "decord": RuntimeConfig(num_workers=options.workers),
+        "pyav": RuntimeConfig(num_workers=options.workers, video_decoder="pyav"),
+    }
 
 
 def _media(folder: Path, options: Options, size: Size) -> Iterator[tuple[str, Path]]:
@@ -114,32 +129,46 @@ def _work(kind: str, media: Path, look: Look, size: Size) -> Work:
     return Work(kind, look, manifest, ids, _plans(manifest, ids, look))
 
 
-def _compare(work: Work, pool: GuardedPool, plain: PlainLoader, options: Options, size: Size) -> Iterator[Comparison]:
-    first_decoder = VideoModality.decoders[0]
-    ledger = SkipLedger(num_samples=len(work.manifest), budget=1.0, stage="bench")
-    loader = SampleLoader(work.manifest, pool=pool, ledger=ledger, first_decoder=first_decoder)
+def _compare(
+    work: Work, pools: dict[str, GuardedPool], plain: PlainLoader, options: Options, size: Size
+) -> Iterator[Comparison]:
+    fallbacks: Counter[str] = Counter()
     sides: dict[str, Callable[[], Any]] = {
-        "cfvid": partial(loader.batches, work.ids, batch_size=_BATCH, look=work.look, seeds=work.seeds)
+        name: partial(_batches, work, name, pool, fallbacks) for name, pool in pools.items()
     }
     sides |= {name: partial(plain.batches, name, work.plans) for name in REFERENCES}
-    ours = [batch.inputs for batch in sides["cfvid"]()]
-    identical = {name: num_identical(ours, list(sides[name]())) for name in REFERENCES}
+    outputs = {name: list(side()) for name, side in sides.items()}
+    num_fallbacks = dict(fallbacks)
     num_clips = sum(len(plan.clips) for plan in work.plans)
     rates = take_turns(
         {name: partial(_clip_rate, side, num_clips=num_clips) for name, side in sides.items()},
         rounds=options.rounds or size.rounds,
     )
-    for name in REFERENCES:
+    for decoder, name in itertools.product(pools, REFERENCES):
+        identical = num_identical(outputs[decoder], outputs[name])
         yield Comparison(
             benchmark="clips",
-            what=f"{work.kind}, {work.look}",
+            what=f"{work.kind}, {work.look}, {decoder} first",
             reference=name,
             unit="clips/s",
             goal=GOALS[name],
-            candidate_rates=rates["cfvid"],
+            candidate_rates=rates[decoder],
             reference_rates=rates[name],
-            notes={"workers": options.workers, "identical outputs": f"{identical[name]}/{len(work.ids)}"},
+            notes={
+                "workers": options.workers,
+                "identical outputs": f"{identical}/{len(work.ids)}",
+                "read by the other decoder": num_fallbacks[decoder],
+            },
         )
+
+
+def _batches(work: Work, decoder: str, pool: GuardedPool, fallbacks: Counter[str]) -> Iterator[Any]:
+    """By cfvid."""
+    ledger = SkipLedger(num_samples=len(work.manifest), budget=1.0, stage="bench")
+    loader = SampleLoader(work.manifest, pool=pool, ledger=ledger)
+    for batch in loader.batches(work.ids, batch_size=_BATCH, look=work.look, seeds=work.seeds):
+        yield batch.inputs
+    fallbacks[decoder] += ledger.fallbacks.total()
 
 
 def _clip_rate(batches: Callable[[], Any], *, num_clips: int) -> float:

@@ -75,7 +75,7 @@ def _compare(
     ledger = SkipLedger(num_samples=len(manifest), budget=1.0, stage="bench")
     runtime = RuntimeConfig(num_workers=options.workers)
     with open_pool(modality.load, attempts=(decoder,), runtime=runtime) as pool:
-        loader = SampleLoader(manifest, pool=pool, ledger=ledger, first_decoder=decoder)
+        loader = SampleLoader(manifest, pool=pool, ledger=ledger)
 
         def candidate() -> float:
             return rate_of(lambda: drain(loader.batches(ids, batch_size=batch_size, look="extract")), units=len(ids))
