@@ -189,7 +189,7 @@ def test_the_decoder_of_the_settings_is_tried_first(whole: Path) -> None:
     for first in DECODERS:
         ledger = SkipLedger(num_samples=1, budget=0.0, stage="test")
         runtime = RuntimeConfig.model_validate({"num_workers": 0, "video_decoder": first})
-        with open_pool(lambda request, decoder: np.array(decoder), attempts=DECODERS, runtime=runtime) as pool:
+        with open_pool(lambda _, decoder: np.array(decoder), attempts=DECODERS, runtime=runtime) as pool:
             loader = SampleLoader(manifest, pool=pool, ledger=ledger)
             outcomes = list(loader.outcomes([loader.request(manifest.ids[0], look="score")], ahead=1))
         assert [outcome.attempt for outcome in outcomes] == [first]
