@@ -28,7 +28,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict:
     data = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    return tiny_values(data, retrain__training__epochs=60, transfer__finetune__epochs=2)
+    return tiny_values(data, retrain__training__epochs=30, transfer__finetune__epochs=2)
 
 
 def environment() -> dict[str, str]:
@@ -67,7 +67,7 @@ def test_a_dead_rank_is_started_again(values: dict, tmp_path: Path) -> None:
     assert code == 0, said
     assert "resuming at epoch" in said
     epochs = [line["epoch"] for line in read_metrics(output / "retrain") if line["event"] == "epoch"]
-    assert epochs == [float(epoch) for epoch in range(1, 61)]
+    assert epochs == [float(epoch) for epoch in range(1, 31)]
     Record.read(output / "retrain", kind="retrain").verify(output / "retrain")
 
 
