@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cfvid import ranks
 from cfvid.artifacts import (
@@ -154,21 +155,24 @@ class FeatureStore:
         self.record = Record.read(folder, kind=KIND)
         if verify:
             self.record.verify(folder)
-        self._ids: list[list[str]] = []
-        for shard in range(self.record.facts["num_shards"]):
-            self._ids.append(read_json(contained(folder, f"shards/{shard:05d}.json"))["sample_ids"])
+        infos = (f"shards/{shard:05d}.json" for shard in range(self.record.facts["num_shards"]))
+        # Not as Python strings, each of which takes several times its text: stores have millions of them.
+        ids = [pa.array(read_json(contained(folder, name))["sample_ids"], pa.string()) for name in infos]
+        self.id_column = pa.chunked_array(ids, pa.string())
+        """All sample ids, in the order of the shards, each of which is a chunk."""
 
     def __len__(self) -> int:
         return int(self.record.facts["num_samples"])
 
     @functools.cached_property
     def ids(self) -> list[str]:
-        """All sample ids, in the order of the shards."""
-        return [sample_id for ids in self._ids for sample_id in ids]
+        """`id_column` as Python strings."""
+        return self.id_column.to_pylist()
 
     @functools.cached_property
     def _place_of(self) -> dict[str, tuple[int, int]]:
-        return {sample_id: (s, row) for s, ids in enumerate(self._ids) for row, sample_id in enumerate(ids)}
+        places = ((shard, row) for shard, ids in enumerate(self.id_column.chunks) for row in range(len(ids)))
+        return dict(zip(self.ids, places, strict=True))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,8 +181,8 @@ class FeatureStore:
 
     def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Each shard's sample ids and its memory-mapped features, in the same order."""
-        for number, ids in enumerate(self._ids):
-            yield ids, self._array(number)
+        for number, ids in enumerate(self.id_column.chunks):
+            yield ids.to_pylist(), self._array(number)
 
     def _array(self, shard: int) -> np.ndarray:
         path = self.folder / "shards" / f"{shard:05d}.npy"

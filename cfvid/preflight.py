@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from cfvid.artifacts import refuse_changes
-from cfvid.data.manifest import Manifest
+from cfvid.artifacts import Record, is_complete, refuse_changes
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
+from cfvid.features import KIND as FEATURES_KIND
 from cfvid.models.zoo import Network, feature_dims
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run
@@ -57,8 +57,7 @@ def check(run: Run, stages: Collection[str]) -> None:
             _check_pretrain(run)
     if not {"extract", "cluster", "retrain"}.isdisjoint(stages):
         with faults.collected():
-            pool = run.manifest("clusterfit").split("train")
-            _check_pool(run, pool, stages, faults)
+            _check_pool(run, _pool_size(run, stages), stages, faults)
     if not {"transfer", "estimate"}.isdisjoint(stages):
         with faults.collected():
             for arch in {run.config.pretrain.arch, run.config.retrain_arch}:
@@ -121,26 +120,34 @@ def _check_pretrain(run: Run) -> None:
         list(of_pretrain(run))  # digests the weights, which must be there
 
 
-def _check_pool(run: Run, pool: Manifest, stages: Collection[str], faults: Faults) -> None:
+def _pool_size(run: Run, stages: Collection[str]) -> int:
+    """Samples of the pool; of one that is only clustered those that were extracted, without a look at the source."""
+    folder = run.folder / "extract"
+    if {"extract", "retrain"}.isdisjoint(stages) and is_complete(folder):
+        return int(Record.read(folder, kind=FEATURES_KIND).facts["num_samples"])
+    return len(run.manifest("clusterfit").split("train"))
+
+
+def _check_pool(run: Run, pool_size: int, stages: Collection[str], faults: Faults) -> None:
     needed = 2 if "retrain" in stages else 1
-    if len(pool) < needed:
+    if pool_size < needed:
         raise DataError(
-            f"clusterfit: {len(pool)} sample(s) in the split 'train'; at least {needed} are needed.",
+            f"clusterfit: {pool_size} sample(s) in the split 'train'; at least {needed} are needed.",
             fix="Check data.clusterfit and its train_split.",
         )
     with faults.collected():
         [dim] = feature_dims(run.config.pretrain.arch, [run.config.extract.layer], run.modality.example(1).shape)
         dim += sum(store_dims(run.config))
-        if "cluster" in stages and (run.config.cluster.pca_dim or 0) > min(dim, len(pool)):
+        if "cluster" in stages and (run.config.cluster.pca_dim or 0) > min(dim, pool_size):
             raise ConfigError(
                 f"cluster.pca_dim is {run.config.cluster.pca_dim}, more than the {dim} dimensions "
-                f"or the {len(pool)} samples of the features.",
+                f"or the {pool_size} samples of the features.",
                 fix="Lower cluster.pca_dim.",
             )
     if "cluster" in stages:
         with faults.collected():
             needs_labels = run.config.cluster.method in WITH_LABELS
-            check_counts(run.config, num_samples=len(pool), labels=expected_labels(run) if needs_labels else {})
+            check_counts(run.config, num_samples=pool_size, labels=expected_labels(run) if needs_labels else {})
         if run.config.cluster.method == "distillation":
             with faults.collected():
                 check_distillation(run.config)

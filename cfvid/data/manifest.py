@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -35,6 +35,12 @@ SCHEMA = pa.schema(
 """In memory: labels are always lists, and each sample knows its root folder."""
 _PLACE = ("root", "member_offset", "member_size")
 """Columns that say where samples are stored, not which ones they are."""
+LABEL_COLUMNS = ("sample_id", "labels")
+"""That `labelled` reads."""
+TWIN_COLUMNS = ("sample_id", "root", "path", "start_s", "end_s")
+"""That `twins` reads."""
+BLOCK_ROWS = 2**16
+"""Of a manifest that is read in blocks."""
 _MEMBER_MARK = ".tar!/"
 """In the path of a shard's member, between the shard and the member's name."""
 
@@ -185,13 +191,12 @@ class Manifest:
         return Manifest(self.table.take(pa.array(rows, pa.int64())), trusted_roots=self.trusted_roots)
 
     def twins_in(self, other: Manifest) -> dict[str, str]:
-        """Which of this manifest's samples are also in another one, under whatever id: own id -> the other's.
+        """See `twins`."""
+        return twins(self.blocks(TWIN_COLUMNS), other.blocks(TWIN_COLUMNS))
 
-        The same file and the same segment make the same sample; ids are unique within one manifest only.
-        """
-        theirs = {_place_of(sample): sample.sample_id for sample in other}
-        pairs = ((sample.sample_id, theirs.get(_place_of(sample))) for sample in self)
-        return {ours: twin for ours, twin in pairs if twin is not None}
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns, a number of rows at a time."""
+        return iter(self.table.select(list(columns)).to_batches(max_chunksize=BLOCK_ROWS))
 
     def locate(self, sample: Sample) -> Path | Member:
         """The sample's file, or its place in a shard.
@@ -259,8 +264,44 @@ def split_member(path: str) -> tuple[str, str]:
     return f"{shard}.tar", name
 
 
-def _place_of(sample: Sample) -> tuple[str, float | None, float | None]:
-    return os.path.normpath(Path(sample.root, sample.path).absolute()), sample.start_s, sample.end_s
+def twins(ours: Iterable[pa.RecordBatch], theirs: Iterable[pa.RecordBatch]) -> dict[str, str]:
+    """Which samples of one manifest are also in another one, under whatever id: own id -> the other's.
+
+    The same file and the same segment make the same sample; ids are unique within one manifest only.
+
+    Args:
+        ours: one manifest in blocks.
+        theirs: the other, whose places are held in memory.
+    """
+    id_of = {place: sample_id for sample_id, place in _places(theirs)}
+    pairs = ((sample_id, id_of.get(place)) for sample_id, place in _places(ours))
+    return {own: twin for own, twin in pairs if twin is not None}
+
+
+def _places(blocks: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, tuple[str, float | None, float | None]]]:
+    for block in blocks:
+        columns = (block.column(name).to_pylist() for name in TWIN_COLUMNS)
+        for sample_id, root, path, start_s, end_s in zip(*columns, strict=True):
+            yield sample_id, (os.path.normpath(Path(root, path).absolute()), start_s, end_s)
+
+
+def labelled(blocks: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Ids and labels of the labelled samples of a manifest in blocks: `sample_id`, `labels`."""
+    schema = pa.schema([SCHEMA.field(name) for name in LABEL_COLUMNS])
+    kept = (block.filter(pc.greater(pc.list_value_length(block["labels"]), 0)) for block in blocks)
+    return pa.Table.from_batches(kept, schema)
+
+
+def label_table(labels: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Labels by sample id as `labelled` gives them."""
+    columns = {"sample_id": list(labels), "labels": [list(names) for names in labels.values()]}
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in columns]))
+
+
+def read_snapshot(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of what `Manifest.write` wrote, a number of rows at a time."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=BLOCK_ROWS, columns=list(columns), use_threads=False)
 
 
 def concatenate(manifests: Sequence[Manifest]) -> Manifest:

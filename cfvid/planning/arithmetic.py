@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 _FLOAT_BYTES = 4
 _NPY_HEADER_BYTES = 128
 _JSON_ID_BYTES = 8
@@ -41,7 +44,9 @@ def store_bytes(ids: Sequence[str], *, num_views: int, dim: int, value_bytes: in
     return len(ids) * num_views * dim * value_bytes + shards * _NPY_HEADER_BYTES + names
 
 
-def cluster_bytes(ids: Sequence[str], *, num_clusters: int, dim: int, projected_from: int | None, soft_top: int) -> int:
+def cluster_bytes(
+    ids: pa.ChunkedArray, *, num_clusters: int, dim: int, projected_from: int | None, soft_top: int
+) -> int:
     """Bytes of a cluster folder, but for its records: pseudo-labels, centroids, projection, soft labels.
 
     Args:
@@ -51,7 +56,7 @@ def cluster_bytes(ids: Sequence[str], *, num_clusters: int, dim: int, projected_
         projected_from: D, where there is a PCA.
         soft_top: classes of a sample's soft label; 0 for none.
     """
-    names = sum(len(sample_id.encode()) for sample_id in ids)
+    names = sum(pc.sum(pc.binary_length(some)).as_py() or 0 for some in ids.chunks)
     labels = names + len(ids) * _ROW_BYTES
     soft = names + len(ids) * 2 * _FLOAT_BYTES * soft_top if soft_top else 0
     projection = (dim + 1) * projected_from * _FLOAT_BYTES if projected_from else 0

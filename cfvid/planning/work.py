@@ -31,7 +31,7 @@ from cfvid.planning.arithmetic import (
 from cfvid.sections.training import TrainingConfig
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Target, read_target
-from cfvid.stages.pool import WITH_K, engine_name, expected_labels, store_dims
+from cfvid.stages.pool import WITH_K, engine_name, expected_labels, pool_ids, store_dims
 from cfvid.stages.pretrain import make_task
 from cfvid.stages.protocols import FROZEN, TRAINED
 from cfvid.training.objective import Objective
@@ -202,8 +202,8 @@ def _extract(run: Run) -> Work:
 
 
 def _cluster(run: Run) -> Work:
-    config, pool = run.config.cluster, run.manifest("clusterfit").split("train")
-    num, num_clusters = len(pool), _num_classes(run)
+    config, ids = run.config.cluster, pool_ids(run)
+    num, num_clusters = len(ids), _num_classes(run)
     [own_dim] = _dims(run, run.config.pretrain.arch, (run.config.extract.layer,))
     dim = own_dim + sum(store_dims(run.config))
     points_dim = config.pca_dim or dim
@@ -216,7 +216,7 @@ def _cluster(run: Run) -> Work:
         f"{num} samples",
         search=_search(run, num, num_clusters, points_dim),
         kept_bytes=cluster_bytes(
-            pool.ids,
+            ids,
             num_clusters=num_clusters,
             dim=points_dim,
             projected_from=dim if config.pca_dim else None,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.clustering.soft import SoftLabels
 from cfvid.clustering.streaming_engine import StreamingEngine, forget
+from cfvid.data.manifest import LABEL_COLUMNS, label_table, labelled
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 KIND = "pseudo-labels"
 SOFT_NAME = "soft_labels.parquet"
+_GROUP_ROWS = 2**20
+"""Of a row group: what pyarrow takes by itself."""
 FILES = ["centroids.npy", "projection.safetensors", "pseudo_labels.parquet", "quality.json"]
 
 
@@ -141,8 +144,7 @@ def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
     return HierarchicalEngine(engine, FaissEngine(use_gpu=use_gpu)) if run.config.cluster.hierarchical else engine
 
 
-def _quality(run: Run, ids: list[str], grouping: Grouping) -> dict[str, Any]:
-    cluster_of = dict(zip(ids, grouping.clusters_N.tolist(), strict=True))
+def _quality(run: Run, ids: pa.ChunkedArray, grouping: Grouping) -> dict[str, Any]:
     sizes = size_figures(grouping.clusters_N, num_asked=grouping.num_asked - grouping.num_merged)
     logger.info(
         "cluster: %d clusters of %d samples, worth %.1f equal ones",
@@ -159,8 +161,8 @@ def _quality(run: Run, ids: list[str], grouping: Grouping) -> dict[str, Any]:
         "num_samples": len(ids),
         "points_per_centroid": grouping.num_fitted / grouping.num_asked,
         "objective": list(grouping.objective),
-        "labels": agreement(cluster_of, run.manifest("clusterfit").labels_by_id),
-        "noisy_labels": agreement(cluster_of, noisy_labels(run)),
+        "labels": agreement(ids, grouping.clusters_N, labelled(run.blocks("clusterfit", LABEL_COLUMNS))),
+        "noisy_labels": agreement(ids, grouping.clusters_N, label_table(noisy_labels(run))),
     }
 
 
@@ -181,22 +183,33 @@ class PseudoLabels:
 
 
 def write_pseudo_labels(
-    path: Path, ids: list[str], clusters: np.ndarray, distances: np.ndarray, second_distances: np.ndarray | None = None
+    path: Path,
+    ids: pa.ChunkedArray,
+    clusters: np.ndarray,
+    distances: np.ndarray,
+    second_distances: np.ndarray | None = None,
 ) -> None:
     """Write clusters by sample id; the last column is left out where nothing is known of it."""
-    columns = {
-        "sample_id": pa.array(ids, pa.string()),
-        "cluster": pa.array(clusters.astype(np.int32)),
-        "distance": pa.array(distances.astype(np.float32)),
-    }
+    columns = {"cluster": clusters, "distance": distances}
     if second_distances is not None:
-        columns["second_distance"] = pa.array(second_distances.astype(np.float32))
-    _write_table(path, pa.table(columns))
+        columns["second_distance"] = second_distances
+
+    def part(rows: slice) -> pa.Table:
+        types = {"cluster": np.int32, "distance": np.float32, "second_distance": np.float32}
+        arrays = {name: pa.array(values[rows].astype(types[name])) for name, values in columns.items()}
+        return pa.table({"sample_id": ids[rows].combine_chunks(), **arrays})
+
+    _write_parts(path, part, num_rows=len(ids))
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
-    with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
+def _write_parts(path: Path, part: Callable[[slice], pa.Table], *, num_rows: int) -> None:
+    """Write a table, making the rows of one row group at a time: the same bytes as of the whole table at once."""
+    with (
+        atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, part(slice(0)).schema) as writer,
+    ):
+        for first in range(0, max(1, num_rows), _GROUP_ROWS):
+            writer.write_table(part(slice(first, first + _GROUP_ROWS)))
 
 
 def load_pseudo_labels(folder: Path) -> PseudoLabels:
@@ -228,18 +241,23 @@ def read_pseudo_labels(folder: Path) -> dict[str, int]:
     return dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
 
 
-def write_soft_labels(path: Path, ids: list[str], soft: SoftLabels) -> None:
+def write_soft_labels(path: Path, ids: pa.ChunkedArray, soft: SoftLabels) -> None:
     """Write soft labels by sample id."""
-    num_samples, num_each = soft.classes_NT.shape
-    starts = pa.array(np.arange(num_samples + 1) * num_each, pa.int32())
-    table = pa.table(
-        {
-            "sample_id": pa.array(ids, pa.string()),
-            "classes": pa.ListArray.from_arrays(starts, pa.array(soft.classes_NT.ravel(), pa.int32())),
-            "shares": pa.ListArray.from_arrays(starts, pa.array(soft.shares_NT.ravel(), pa.float32())),
-        }
-    )
-    _write_table(path, table)
+
+    def lists(values_NT: np.ndarray, kind: pa.DataType) -> pa.Array:
+        starts = pa.array(np.arange(len(values_NT) + 1) * values_NT.shape[1], pa.int32())
+        return pa.ListArray.from_arrays(starts, pa.array(values_NT.ravel(), kind))
+
+    def part(rows: slice) -> pa.Table:
+        return pa.table(
+            {
+                "sample_id": ids[rows].combine_chunks(),
+                "classes": lists(soft.classes_NT[rows], pa.int32()),
+                "shares": lists(soft.shares_NT[rows], pa.float32()),
+            }
+        )
+
+    _write_parts(path, part, num_rows=len(ids))
 
 
 def read_soft_labels(folder: Path) -> tuple[list[str], SoftLabels] | None:
@@ -281,7 +299,7 @@ def assignable(folder: Path) -> Record:
     return record
 
 
-def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[list[str], np.ndarray, np.ndarray]:
+def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[pa.ChunkedArray, np.ndarray, np.ndarray]:
     """Assign the samples of another feature store to a cluster folder's centroids.
 
     The store must hold features of the same network and layer.
@@ -303,4 +321,4 @@ def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[lis
             fix="Extract them with the same network and layer.",
         )
     clusters, distances = engine.assign(projection.transform(store.gather(store.ids)), centroids_KP)
-    return store.ids, clusters, distances
+    return store.id_column, clusters, distances

@@ -25,10 +25,11 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 import yaml
 from accelerate import Accelerator
@@ -37,11 +38,12 @@ from cfvid import ranks
 from cfvid.artifacts import Record, claim, digest_of, own_folder, read_json, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
-from cfvid.data.manifest import Manifest
+from cfvid.data.manifest import Manifest, read_snapshot
 from cfvid.data.readers import read_sources
 from cfvid.data.skips import SkipLedger
 from cfvid.data.subsets import keep_samples
 from cfvid.errors import DataError
+from cfvid.media.source import is_url
 from cfvid.modalities import build_modality
 from cfvid.training.device import build_accelerator
 
@@ -153,8 +155,11 @@ class Run:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
         for name in self._manifests.keys() - self._written:
-            self._manifests[name].write(self.folder / "data" / f"{name}.parquet")
+            self._manifests[name].write(self._snapshot_path(name))
             self._written.add(name)
+
+    def _snapshot_path(self, name: str) -> Path:
+        return self.folder / "data" / f"{name}.parquet"
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -178,6 +183,17 @@ class Run:
                 logger.info("clusterfit: limited to %d samples", len(manifest.split("train")))
             self._manifests[name] = manifest
         return self._manifests[name]
+
+    def blocks(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of a manifest, a number of rows at a time.
+
+        One that has not been read is not read for them as long as there is a snapshot of it: large pools need not be
+        held in memory by stages that look at features alone. Where media have moved since, it is.
+        """
+        path = self._snapshot_path(name)
+        if name not in self._manifests and path.is_file() and _are_there(read_snapshot(path, ["root"])):
+            return read_snapshot(path, columns)
+        return self.manifest(name).blocks(columns)
 
     def identify(self, manifest: Manifest) -> str:
         """What stands for a manifest in the inputs of a stage.
@@ -241,6 +257,12 @@ class Run:
         others = tuple(f"{look}_" for look in ("extract", "score") if look not in looks)
         options = self.modality.options.model_dump(mode="json")
         return {key: value for key, value in options.items() if not key.startswith(others)}
+
+
+def _are_there(blocks: Iterator[pa.RecordBatch]) -> bool:
+    """Whether all root folders of samples exist; of URLs that is not looked at."""
+    roots = {root for block in blocks for root in block["root"].unique().to_pylist()}
+    return all(is_url(root) or Path(root).is_dir() for root in roots)
 
 
 def cache_folder(chosen: str | None = None) -> Path:

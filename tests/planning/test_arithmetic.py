@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,16 +45,17 @@ def test_pseudo_labels_take_about_what_is_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ids = [rng.bytes(12).hex() for _ in range(num)]  # that do not compress
     distances = rng.random((2, num), dtype=np.float32)
-    write_pseudo_labels(tmp_path / "p.parquet", ids, rng.integers(0, 2**31, num), *distances)
-    counted = cluster_bytes(ids, num_clusters=1, dim=1, projected_from=None, soft_top=0)
+    write_pseudo_labels(tmp_path / "p.parquet", pa.chunked_array([ids]), rng.integers(0, 2**31, num), *distances)
+    counted = cluster_bytes(pa.chunked_array([ids]), num_clusters=1, dim=1, projected_from=None, soft_top=0)
     assert 0.8 < counted / (tmp_path / "p.parquet").stat().st_size < 1.2
 
 
 def test_a_cluster_folder_is_its_labels_centroids_projection_and_soft_labels() -> None:
-    base = cluster_bytes(["ab"], num_clusters=3, dim=5, projected_from=None, soft_top=0)
+    ids = pa.chunked_array([["ab"]])
+    base = cluster_bytes(ids, num_clusters=3, dim=5, projected_from=None, soft_top=0)
     assert base == 2 + 12 + 3 * 5 * 4 + 128
-    assert cluster_bytes(["ab"], num_clusters=3, dim=5, projected_from=8, soft_top=0) - base == (5 + 1) * 8 * 4
-    assert cluster_bytes(["ab"], num_clusters=3, dim=5, projected_from=None, soft_top=4) - base == 2 + 4 * 8
+    assert cluster_bytes(ids, num_clusters=3, dim=5, projected_from=8, soft_top=0) - base == (5 + 1) * 8 * 4
+    assert cluster_bytes(ids, num_clusters=3, dim=5, projected_from=None, soft_top=4) - base == 2 + 4 * 8
 
 
 def test_memory_of_features_that_are_held_and_of_those_that_are_streamed() -> None:

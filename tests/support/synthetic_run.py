@@ -107,11 +107,10 @@ def _clustered(run: Run) -> None:
     clusters = np.minimum(clusters, config.num_clusters - 1)
     distances = np.linspace(0.9, 0.1, len(ids)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    write_pseudo_labels(folder / "pseudo_labels.parquet", ids, clusters, distances)
+    write_pseudo_labels(folder / "pseudo_labels.parquet", pa.chunked_array([ids]), clusters, distances)
     figures = size_figures(clusters, num_asked=config.num_clusters)
-    cluster_of = dict(zip(ids, clusters.tolist(), strict=True))
     quality = figures | {"num_samples": len(ids), "objective": [9.0, 4.0, 3.5]}
-    quality |= {"labels": agreement(cluster_of, pool.labels_by_id), "noisy_labels": None}
+    quality |= {"labels": agreement(pa.chunked_array([ids]), clusters, pool.table), "noisy_labels": None}
     write_json(folder / "quality.json", quality)
     write_json(folder / "cost.json", {"seconds": SECONDS["cluster"]})
     [(_, inputs)] = claims(run)

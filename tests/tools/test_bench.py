@@ -34,6 +34,7 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
         "cluster",
         "streaming",
         "hierarchical",
+        "memory",
         "probe",
     }
     for comparison in comparisons:

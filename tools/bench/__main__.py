@@ -14,7 +14,7 @@ from typing import Any
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, machine, markdown_table, num_cores, text_table
 
-NAMES = ("decode", "clips", "extract", "retrain", "cluster", "streaming", "hierarchical", "probe")
+NAMES = ("decode", "clips", "extract", "retrain", "cluster", "streaming", "hierarchical", "memory", "probe")
 
 
 def main(arguments: list[str] | None = None) -> int:
