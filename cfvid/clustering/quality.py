@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pyarrow.compute as pc
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-_IDS_AT_ONCE = 2**19
-"""That labels are looked up in: a table of all ids would take several times the memory of the ids themselves."""
+_NONE, _SEVERAL = -2, -1
+"""Instead of a label's number."""
+_AT_ONCE = 2**19
+"""Labelled samples that are looked up together: a table of all ids would take several times the memory of the ids."""
 
 
 def size_figures(cluster_ids: np.ndarray, *, num_asked: int) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def size_figures(cluster_ids: np.ndarray, *, num_asked: int) -> dict[str, Any]:
     }
 
 
-def agreement(ids: pa.ChunkedArray, clusters_N: np.ndarray, known: pa.Table) -> dict[str, float] | None:
+def agreement(ids: pa.ChunkedArray, clusters_N: np.ndarray, known: Iterable[pa.RecordBatch]) -> dict[str, float] | None:
     """NMI, ARI and purity against labels, over the samples that have exactly one.
 
     None when none have, or when most labelled samples have several: those that happen to have one are not like them.
@@ -44,40 +47,47 @@ def agreement(ids: pa.ChunkedArray, clusters_N: np.ndarray, known: pa.Table) -> 
     Args:
         ids: of the samples, N of them.
         clusters_N: their clusters.
-        known: ids and labels, as of `cfvid.data.manifest.label_table`; other samples may be among them.
+        known: ids and lists of labels (`sample_id`, `labels`), in blocks; other samples may be among them.
     """
-    known = known.filter(pc.greater(pc.list_value_length(known["labels"]), 0))
-    rows_M = _rows_of(known["sample_id"], ids)
-    counts_M = pc.list_value_length(known["labels"]).to_numpy()
-    is_used_M = (rows_M >= 0) & (counts_M == 1)
-    if not is_used_M.any() or 2 * is_used_M.sum() < (rows_M >= 0).sum():
+    labels_N = _numbered_labels(ids, known)
+    num, num_labelled = (int(np.count_nonzero(labels_N >= least)) for least in (0, _SEVERAL))
+    if not num or 2 * num < num_labelled:
         return None
-    clusters = clusters_N[rows_M[is_used_M]]
-    labels = _numbered(pc.list_flatten(known["labels"].filter(pa.array(is_used_M))))
+    clusters, labels = clusters_N[labels_N >= 0].astype(np.int32), labels_N[labels_N >= 0]
     counts = contingency_matrix(labels, clusters)
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
         "ari": float(adjusted_rand_score(labels, clusters)),
         "purity": float(counts.max(axis=0).sum() / counts.sum()),
-        "num_samples": len(labels),
+        "num_samples": num,
     }
 
 
-def _rows_of(wanted: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
-    """The row of each wanted id among `ids`, int64, -1 for those that are not there."""
-    rows = np.full(len(wanted), -1, dtype=np.int64)
-    for first in range(0, len(ids) if len(wanted) else 0, _IDS_AT_ONCE):
-        some = ids.slice(first, _IDS_AT_ONCE).combine_chunks()
-        found = pc.fill_null(pc.index_in(wanted, value_set=some), -1).to_numpy()
-        rows = np.where(found >= 0, found + first, rows)
-    return rows
+def _numbered_labels(ids: pa.ChunkedArray, known: Iterable[pa.RecordBatch]) -> np.ndarray:
+    """The number of each sample's label, int32 (N,), in alphabetical order; or `_SEVERAL`, or `_NONE`."""
+    labels_N = np.full(len(ids), _NONE, dtype=np.int32)
+    number_of: dict[str, int] = {}
+    for some in _labelled(known):
+        first = pc.list_element(some["labels"], 0).combine_chunks().dictionary_encode()
+        names = first.dictionary.to_pylist()
+        numbers = np.array([number_of.setdefault(name, len(number_of)) for name in names], dtype=np.int32)
+        has_one = pc.list_value_length(some["labels"]).to_numpy() == 1
+        labels_M = np.where(has_one, numbers[first.indices.to_numpy()], _SEVERAL)
+        rows_N = pc.fill_null(pc.index_in(ids, value_set=some["sample_id"].combine_chunks()), -1).to_numpy()
+        labels_N[rows_N >= 0] = labels_M[rows_N[rows_N >= 0]]
+    places = np.empty(len(number_of), dtype=np.int32)
+    places[[number_of[name] for name in sorted(number_of)]] = np.arange(len(number_of))
+    labels_N[labels_N >= 0] = places[labels_N[labels_N >= 0]]
+    return labels_N
 
 
-def _numbered(labels: pa.ChunkedArray) -> np.ndarray:
-    """Labels as numbers, in alphabetical order."""
-    coded = labels.combine_chunks().dictionary_encode()
-    places = pc.array_sort_indices(coded.dictionary).to_numpy()
-    ranks = np.empty(len(places), dtype=np.int64)
-    ranks[places] = np.arange(len(places))
-    numbers: np.ndarray = ranks[coded.indices.to_numpy()]
-    return numbers
+def _labelled(known: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Those that have a label, `_AT_ONCE` and a few more of them at a time."""
+    waiting: list[pa.RecordBatch] = []
+    for block in known:
+        waiting.append(block.filter(pc.greater(pc.list_value_length(block["labels"]), 0)))
+        if sum(map(len, waiting)) >= _AT_ONCE:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if sum(map(len, waiting)):
+        yield pa.Table.from_batches(waiting)

@@ -36,9 +36,9 @@ SCHEMA = pa.schema(
 _PLACE = ("root", "member_offset", "member_size")
 """Columns that say where samples are stored, not which ones they are."""
 LABEL_COLUMNS = ("sample_id", "labels")
-"""That `labelled` reads."""
+"""That figures of agreement with labels need."""
 TWIN_COLUMNS = ("sample_id", "root", "path", "start_s", "end_s")
-"""That `twins` reads."""
+"""That `twins` needs."""
 BLOCK_ROWS = 2**16
 """Of a manifest that is read in blocks."""
 _MEMBER_MARK = ".tar!/"
@@ -285,17 +285,10 @@ def _places(blocks: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, tuple[str, 
             yield sample_id, (os.path.normpath(Path(root, path).absolute()), start_s, end_s)
 
 
-def labelled(blocks: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Ids and labels of the labelled samples of a manifest in blocks: `sample_id`, `labels`."""
-    schema = pa.schema([SCHEMA.field(name) for name in LABEL_COLUMNS])
-    kept = (block.filter(pc.greater(pc.list_value_length(block["labels"]), 0)) for block in blocks)
-    return pa.Table.from_batches(kept, schema)
-
-
-def label_table(labels: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Labels by sample id as `labelled` gives them."""
-    columns = {"sample_id": list(labels), "labels": [list(names) for names in labels.values()]}
-    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in columns]))
+def label_blocks(labels: Mapping[str, Sequence[str]]) -> list[pa.RecordBatch]:
+    """Labels by sample id as blocks of `LABEL_COLUMNS`."""
+    columns = ([*labels], [[*names] for names in labels.values()])
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in LABEL_COLUMNS])).to_batches()
 
 
 def read_snapshot(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

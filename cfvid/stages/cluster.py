@@ -35,7 +35,7 @@ from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.clustering.soft import SoftLabels
 from cfvid.clustering.streaming_engine import StreamingEngine, forget
-from cfvid.data.manifest import LABEL_COLUMNS, label_table, labelled
+from cfvid.data.manifest import LABEL_COLUMNS, label_blocks
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -161,8 +161,8 @@ def _quality(run: Run, ids: pa.ChunkedArray, grouping: Grouping) -> dict[str, An
         "num_samples": len(ids),
         "points_per_centroid": grouping.num_fitted / grouping.num_asked,
         "objective": list(grouping.objective),
-        "labels": agreement(ids, grouping.clusters_N, labelled(run.blocks("clusterfit", LABEL_COLUMNS))),
-        "noisy_labels": agreement(ids, grouping.clusters_N, label_table(noisy_labels(run))),
+        "labels": agreement(ids, grouping.clusters_N, run.blocks("clusterfit", LABEL_COLUMNS)),
+        "noisy_labels": agreement(ids, grouping.clusters_N, label_blocks(noisy_labels(run))),
     }
 
 
@@ -305,7 +305,7 @@ def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[pa.
     The store must hold features of the same network and layer.
 
     Returns:
-        Sample ids, cluster ids int64 (N,), squared distances float32 (N,), in the same order.
+        Sample ids (text), cluster ids int64 (N,), squared distances float32 (N,), in the same order.
 
     Raises:
         ConfigError: when the features have another dimension than the clustered ones, or the clusters are not such

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from support.tiny import tiny_config, write_pictures
 
@@ -29,6 +32,7 @@ from cfvid.stages.cluster import (
     load_pseudo_labels,
     read_pseudo_labels,
     read_soft_labels,
+    write_pseudo_labels,
     write_soft_labels,
 )
 from cfvid.stages.context import Run
@@ -96,7 +100,7 @@ def test_prototypes_have_as_many_clusters_as_labels(
     assert "3 prototypes" in caplog.text
     assert set(read_pseudo_labels(folder / "cluster").values()) <= {0, 1, 2}
     ids, clusters, _ = assign(folder / "cluster", FeatureStore(folder / "extract"), FaissEngine())
-    assert dict(zip(ids, clusters.tolist(), strict=True)) == read_pseudo_labels(folder / "cluster")
+    assert dict(zip(ids.to_pylist(), clusters.tolist(), strict=True)) == read_pseudo_labels(folder / "cluster")
     config = tiny_config(pictures, **SHORT, cluster__method="prototypes", cluster__num_clusters=1000)
     assert "cluster      prototypes" in describe_plan(config, folder)
 
@@ -248,7 +252,7 @@ def test_soft_labels_tiny_clusters_weights_and_sampling(
 
 def test_soft_labels_come_back_as_they_were_written(tmp_path: Path) -> None:
     soft = SoftLabels(np.array([[3, 1], [0, 2]], np.int32), np.array([[0.9, 0.1], [0.5, 0.5]], np.float32))
-    write_soft_labels(tmp_path / "soft_labels.parquet", ["x", "y"], soft)
+    write_soft_labels(tmp_path / "soft_labels.parquet", pa.chunked_array([["x", "y"]]), soft)
     Record.write(tmp_path, kind=KIND, inputs={}, files=["soft_labels.parquet"])
     found = read_soft_labels(tmp_path)
     assert found is not None
@@ -331,3 +335,26 @@ def test_features_side_by_side_have_unit_length_and_equal_parts() -> None:
     np.testing.assert_allclose(np.linalg.norm(joined, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(joined[:, :3], axis=1), np.sqrt(0.5), rtol=1e-5)
     assert joined.dtype == np.float32
+
+
+@pytest.mark.parametrize("num", [0, 1, 10, 35])
+def test_labels_that_are_written_in_parts_have_the_bytes_of_a_whole_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int
+) -> None:
+    monkeypatch.setattr(sys.modules["cfvid.stages.cluster"], "_GROUP_ROWS", 10)
+    rng = np.random.default_rng(0)
+    ids, clusters, shares = [f"s{i}" for i in range(num)], rng.integers(9, size=num), rng.random((num, 2), np.float32)
+    soft = SoftLabels(rng.integers(9, size=(num, 2), dtype=np.int32), shares)
+    columns = {"sample_id": pa.chunked_array([ids[:7], ids[7:]], pa.string())}
+    write_pseudo_labels(tmp_path / "labels", columns["sample_id"], clusters, *shares.T)
+    write_soft_labels(tmp_path / "soft", columns["sample_id"], soft)
+    expected = {
+        "labels": {"cluster": clusters.astype(np.int32), "distance": shares[:, 0], "second_distance": shares[:, 1]},
+        "soft": {
+            "classes": pa.array(soft.classes_NT.tolist(), pa.list_(pa.int32())),
+            "shares": pa.array(soft.shares_NT.tolist(), pa.list_(pa.float32())),
+        },
+    }
+    for name, values in expected.items():
+        pyarrow.parquet.write_table(pa.table(columns | values), tmp_path / "whole", row_group_size=10)
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole").read_bytes()

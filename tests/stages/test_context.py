@@ -1,14 +1,19 @@
-"""Runs that share the work of their stages."""
+"""Runs that share the work of their stages, and samples that are known without reading a source."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from support.tiny import tiny_config, write_pictures
 
-from cfvid.stages import Run, cluster, extract, pretrain
+from cfvid.pipeline import run_stages
+from cfvid.stages import Run, cluster, context, extract, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +45,52 @@ def test_a_changed_setting_leads_to_other_work_and_the_old_stays(pictures: Path,
     link = tmp_path / "run" / "pretrain"
     assert link.is_symlink()
     assert json.loads((link / "inputs.json").read_text())["pretrain"]["training"]["epochs"] == 1
+
+
+# ---------------------------------------------------------------------------------------------- pools that are not read
+
+
+@pytest.fixture
+def extracted(pictures: Path, tmp_path: Path) -> Path:
+    """A run of samples with labels and noisy ones, up to its features."""
+    config = tiny_config(pictures, pretrain__training__epochs=1, pretrain__label_noise=0.2)
+    run_stages(config, tmp_path / "run", stages=["pretrain", "extract"])
+    return tmp_path / "run"
+
+
+def _clustered(folder: Path, pictures: Path, *, with_manifests: bool = False) -> dict[str, Any]:
+    config = tiny_config(pictures, pretrain__training__epochs=1, pretrain__label_noise=0.2)
+    if with_manifests:
+        run = Run(config, folder)
+        run.manifest("pretrain"), run.manifest("clusterfit")
+        cluster(run)
+    else:
+        run_stages(config, folder, stages=["cluster"])
+    figures: dict[str, Any] = json.loads((folder / "cluster" / "quality.json").read_text())
+    shutil.rmtree(folder / "cluster")
+    return figures
+
+
+def test_clustering_alone_reads_no_source_and_finds_the_same_labels(
+    pictures: Path, extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _clustered(extracted, pictures, with_manifests=True)
+    assert expected["labels"]["num_samples"] == expected["noisy_labels"]["num_samples"] == 24
+    assert expected["labels"] != expected["noisy_labels"]
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a source was read")
+
+    monkeypatch.setattr(context, "read_sources", read)
+    assert _clustered(extracted, pictures) == expected
+
+
+def test_media_that_have_moved_are_read_anew(pictures: Path, extracted: Path, tmp_path: Path) -> None:
+    expected = _clustered(extracted, pictures)
+    moved = tmp_path / "moved"
+    shutil.copytree(pictures, moved)
+    for path in (extracted / "data").glob("*.parquet"):
+        table = pyarrow.parquet.read_table(path)
+        gone = pa.array([str(tmp_path / "gone")] * len(table))
+        pyarrow.parquet.write_table(table.set_column(table.column_names.index("root"), "root", gone), path)
+    assert _clustered(extracted, moved) == expected

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from cfvid.artifacts import Record, digest_of, write_json
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import RunConfig
+from cfvid.data.manifest import LABEL_COLUMNS
 from cfvid.data.skips import Skip, write_skips
 from cfvid.stages import Run
 from cfvid.stages.cluster import claims, write_pseudo_labels
@@ -110,7 +111,10 @@ def _clustered(run: Run) -> None:
     write_pseudo_labels(folder / "pseudo_labels.parquet", pa.chunked_array([ids]), clusters, distances)
     figures = size_figures(clusters, num_asked=config.num_clusters)
     quality = figures | {"num_samples": len(ids), "objective": [9.0, 4.0, 3.5]}
-    quality |= {"labels": agreement(pa.chunked_array([ids]), clusters, pool.table), "noisy_labels": None}
+    quality |= {
+        "labels": agreement(pa.chunked_array([ids]), clusters, pool.blocks(LABEL_COLUMNS)),
+        "noisy_labels": None,
+    }
     write_json(folder / "quality.json", quality)
     write_json(folder / "cost.json", {"seconds": SECONDS["cluster"]})
     [(_, inputs)] = claims(run)
