@@ -19,7 +19,7 @@ from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
 
-_REFINEMENTS = 5
+_REFINEMENTS = 6
 """Iterations over all points and clusters after the groups were clustered apart."""
 
 

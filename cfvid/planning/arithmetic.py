@@ -20,7 +20,7 @@ _BLOCKS_BYTES = 3 * 64 * 2**20
 """What the streaming engine holds of the points at a time."""
 _COARSE_PROBED = 8
 """The hierarchical engine compares a point with the clusters of one group in so many; at least of so many groups."""
-_REFINEMENTS = 5
+_REFINEMENTS = 6
 """Iterations of the hierarchical engine over all clusters."""
 
 Limit = Literal["decoding limits", "the network limits", "both share the cores"]
