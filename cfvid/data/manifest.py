@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, contained, digest_of
-from cfvid.errors import DataError
+from cfvid.errors import DamagedArtifact, DataError
 from cfvid.media.source import Member, below, is_url
 
 SCHEMA = pa.schema(
@@ -292,9 +292,17 @@ def label_blocks(labels: Mapping[str, Sequence[str]]) -> list[pa.RecordBatch]:
 
 
 def read_snapshot(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of what `Manifest.write` wrote, a number of rows at a time."""
-    with pyarrow.parquet.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=BLOCK_ROWS, columns=list(columns), use_threads=False)
+    """Some columns of what `Manifest.write` wrote, a number of rows at a time.
+
+    Raises:
+        DamagedArtifact: when the file cannot be read.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BLOCK_ROWS, columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        fix = "Remove it: the source is then read anew."
+        raise DamagedArtifact(f"{path} is damaged.", why=str(error), fix=fix) from error
 
 
 def concatenate(manifests: Sequence[Manifest]) -> Manifest:

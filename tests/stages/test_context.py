@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from support.tiny import tiny_config, write_pictures
 
+from cfvid.errors import DamagedArtifact
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run, cluster, context, extract, pretrain
 
@@ -94,3 +95,13 @@ def test_media_that_have_moved_are_read_anew(pictures: Path, extracted: Path, tm
         gone = pa.array([str(tmp_path / "gone")] * len(table))
         pyarrow.parquet.write_table(table.set_column(table.column_names.index("root"), "root", gone), path)
     assert _clustered(extracted, moved) == expected
+
+
+def test_a_damaged_snapshot_is_told_and_can_be_removed(pictures: Path, extracted: Path) -> None:
+    expected = _clustered(extracted, pictures)
+    path = extracted / "data" / "clusterfit.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DamagedArtifact, match=r"clusterfit\.parquet is damaged[\s\S]*Remove it"):
+        _clustered(extracted, pictures)
+    path.unlink()
+    assert _clustered(extracted, pictures) == expected
