@@ -140,16 +140,22 @@ def draw(curves: Mapping[str, Curve]) -> Drawing:
     """One panel for each axis, both scales logarithmic, with proportional growth as a dotted line."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2 * WIDTH_IN, 3.0), layout="constrained")
-        for axes, (name, curve) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        panels = figure.subplots(1, len(curves), sharey=True)
+        for axes, (name, curve) in zip(panels, curves.items(), strict=True):
             x, seconds = np.array(list(curve)), np.array(list(curve.values()))
             ideal = x[0] / x if name == "processes" else x / x[0]
             axes.loglog(x, seconds[0] * ideal, color=INK, linestyle=":", linewidth=1.2)
             axes.loglog(x, seconds, color=CF, marker="o", linewidth=1.8)
-            axes.set_title(f"{name}: time ~ {name}^{exponent(curve):.2f}")
+            axes.set_title(f"time ~ {name}^{exponent(curve):.2f}")
             axes.set_xticks(x, [f"{int(value):,}" for value in x], rotation=30)
             axes.minorticks_off()
             axes.set_xlabel(name)
-        figure.axes[0].set_ylabel("seconds per iteration")
+        low, high = panels[0].get_ylim()
+        ticks = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        panels[0].minorticks_off()
+        panels[0].set_ylabel("seconds per iteration")
         words = "; ".join(
             f"{name}: " + ", ".join(f"{x:,} {s:.3g} s" for x, s in curve.items()) for name, curve in curves.items()
         )
