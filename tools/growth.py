@@ -14,8 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -28,9 +28,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from cfvid import ranks
 from cfvid.artifacts import atomic_file, write_json
 from cfvid.clustering import passes
-from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.report.figures import CF, INK, STYLE, WIDTH_IN, Drawing, drawing
-from tools.bench.timing import num_cores
+from tools.bench.streaming import iterate
+from tools.bench.timing import num_cores, rate_of
 
 DIM = 256
 _ROUNDS = 3
@@ -94,23 +94,9 @@ def _seconds(path: Path, num_clusters: int, *, cores: int) -> float:
     """Of one iteration: the least of some rounds after a warm-up."""
     faiss.omp_set_num_threads(cores)
     torch.set_num_threads(cores)
-    points_ND = np.load(path, mmap_mode="r")
+    work = partial(iterate, np.load(path, mmap_mode="r"), num_clusters)
     with threadpool_limits(cores):
-        return min([_iterate(points_ND, num_clusters) for _ in range(_ROUNDS + 1)][1:])
-
-
-def _iterate(points_ND: np.ndarray, num_clusters: int) -> float:
-    start = time.perf_counter()
-    StreamingEngine().fit(
-        points_ND,
-        num_clusters=num_clusters,
-        spherical=False,
-        iterations=1,
-        restarts=1,
-        max_points_per_centroid=None,
-        seed=_SEED,
-    )
-    return time.perf_counter() - start
+        return 1 / max([rate_of(work, units=1) for _ in range(_ROUNDS + 1)][1:])
 
 
 def _seconds_of_processes(path: Path, num_clusters: int, size: int) -> float:

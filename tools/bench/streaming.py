@@ -51,7 +51,7 @@ def run(options: Options) -> Iterator[Comparison]:
         stored = np.load(path, mmap_mode="r")
         held = stored.astype(np.float32)
         index = build_index(held[: size.num_clusters], "flat")
-        streamed = partial(_iterate, stored, size.num_clusters)
+        streamed = partial(iterate, stored, size.num_clusters)
         rates = alternate(
             partial(rate_of, partial(index.search, held, 1), units=size.num_points),
             partial(rate_of, streamed, units=size.num_points),
@@ -69,7 +69,8 @@ def run(options: Options) -> Iterator[Comparison]:
         )
 
 
-def _iterate(points_ND: np.ndarray, num_clusters: int) -> int:
+def iterate(points_ND: np.ndarray, num_clusters: int) -> int:
+    """One iteration of the engine; gives the number of points it looked at."""
     fitted = StreamingEngine().fit(
         points_ND,
         num_clusters=num_clusters,
