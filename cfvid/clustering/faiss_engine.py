@@ -1,25 +1,38 @@
-"""k-means through faiss, on the CPU or on GPUs."""
+"""k-means over points in memory."""
 
 from __future__ import annotations
+
+import logging
 
 import faiss
 import numpy as np
 
 from cfvid.clustering.base import KMeansResult
-from cfvid.clustering.search import build_index, count_gpus
+from cfvid.clustering.device_search import Points, held_on
+from cfvid.clustering.search import count_gpus, own_gpu
+from cfvid.clustering.streaming_engine import StreamingEngine
+
+logger = logging.getLogger(__name__)
 
 
 class FaissEngine:
     """See `cfvid.clustering.base.KMeansEngine`.
 
+    On GPUs that faiss sees, faiss does all of it. Elsewhere it finds the nearest centroids on the CPU, or torch does on
+    a GPU, and sums are added up here, which is faster than faiss' own k-means on a CPU.
+
     Args:
-        use_gpu: ask for faiss' GPU k-means; used only where faiss sees a GPU.
+        use_gpu: work on GPUs; torch must see one.
+        minibatch: see `StreamingEngine`; not by faiss' own k-means.
     """
 
     name = "faiss"
 
-    def __init__(self, *, use_gpu: bool = False) -> None:
-        self.num_gpus = count_gpus(use_gpu)
+    def __init__(self, *, use_gpu: bool = False, minibatch: int | None = None) -> None:
+        self.num_gpus = 0 if minibatch else count_gpus(use_gpu)
+        self._in_blocks = StreamingEngine(use_gpu=use_gpu, minibatch=minibatch)
+        if self.num_gpus:
+            logger.info("k-means by faiss %s on %d GPU(s) (faiss sees them)", faiss.__version__, self.num_gpus)
 
     def fit(
         self,
@@ -32,7 +45,17 @@ class FaissEngine:
         max_points_per_centroid: int | None,
         seed: int,
     ) -> KMeansResult:
-        """Fit centroids; see the protocol. faiss repairs clusters that run empty by splitting large ones."""
+        """Fit centroids; see the protocol. A cluster that runs empty takes half of a large one."""
+        if not self.num_gpus:
+            return self._in_blocks.fit(
+                self._held(points_ND),
+                num_clusters=num_clusters,
+                spherical=spherical,
+                iterations=iterations,
+                restarts=restarts,
+                max_points_per_centroid=max_points_per_centroid,
+                seed=seed,
+            )
         num_points, dim = points_ND.shape
         # faiss drops points beyond 256 per centroid unless told otherwise.
         per_centroid = max_points_per_centroid or -(-num_points // num_clusters)
@@ -45,7 +68,7 @@ class FaissEngine:
             spherical=spherical,
             min_points_per_centroid=1,
             max_points_per_centroid=per_centroid,
-            gpu=self.num_gpus if self.num_gpus else False,
+            gpu=self.num_gpus,
         )
         kmeans.train(np.ascontiguousarray(points_ND, dtype=np.float32))
         objective = np.asarray(kmeans.obj, dtype=np.float64)
@@ -57,14 +80,17 @@ class FaissEngine:
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroid by exact search; see the protocol."""
-        ids, distances = self.nearest(points_ND, centroids_KD, num=1)
-        return ids[:, 0], distances[:, 0]
+        return self._in_blocks.assign(points_ND, centroids_KD)
 
     def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids by exact search; see the protocol."""
-        index = build_index(centroids_KD, "flat", num=num, use_gpu=self.num_gpus > 0)
-        distances, ids = index.search(np.ascontiguousarray(points_ND, dtype=np.float32), num)
-        return ids.astype(np.int64), distances
+        return self._in_blocks.nearest(points_ND, centroids_KD, num=num)
+
+    def _held(self, points_ND: np.ndarray) -> Points:
+        """Where each iteration finds them again."""
+        if self._in_blocks.use_gpu:
+            return held_on(points_ND, own_gpu())
+        return np.ascontiguousarray(points_ND, dtype=np.float32)
 
 
 def _last_descent(objective: np.ndarray) -> np.ndarray:

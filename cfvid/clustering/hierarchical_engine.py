@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cfvid.clustering.base import KMeansEngine, KMeansResult
-from cfvid.clustering.passes import accumulate, nearest, subsample
+from cfvid.clustering.passes import accumulate, fitting_sample, nearest
 from cfvid.clustering.streaming_engine import moved
 from cfvid.seeds import derive
 
@@ -48,7 +48,8 @@ class HierarchicalEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A subsample is held in memory."""
-        rows = subsample(len(points_ND), num_clusters, max_points_per_centroid, seed)
+        sample = fitting_sample(num_clusters, max_points_per_centroid, seed)
+        rows = sample.rows(len(points_ND)) if sample else None
         if rows is not None:
             points_ND = np.array(points_ND[rows], dtype=np.float32)
 

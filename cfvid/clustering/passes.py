@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from cfvid import ranks
+from cfvid.clustering.device_search import Points
 from cfvid.clustering.search import Search, build_index
 from cfvid.progress import progress_bar
 from cfvid.seeds import derive
@@ -25,8 +26,25 @@ from cfvid.seeds import derive
 _BLOCK_BYTES = 64 * 2**20
 """Of one block of points; two are held at a time."""
 
-Sample = tuple[int, int | None, int]
-"""Clusters, points per centroid, seed: which points a fit looks at (see `subsample`)."""
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of the points, drawn at random: the same ones for everyone who knows this."""
+
+    num: int
+    """Of points; all where there are no more."""
+    seed: int
+    key: tuple[str | int, ...]
+    """Names the draw."""
+
+    def rows(self, num_points: int) -> np.ndarray | None:
+        """Ascending; None for all."""
+        return _drawn(num_points, self)
+
+
+def fitting_sample(num_clusters: int, per_centroid: int | None, seed: int) -> Sample | None:
+    """What a fit looks at, when it looks at so many points per centroid; None for all points."""
+    return Sample(num_clusters * per_centroid, seed, ("k-means", "sample")) if per_centroid else None
 
 
 @dataclass(frozen=True)
@@ -45,30 +63,22 @@ class _Pass:
 
     def rows(self, num_points: int) -> np.ndarray | None:
         """Of the sample; None for all."""
-        return subsample(num_points, *self.sample) if self.sample else None
+        return self.sample.rows(num_points) if self.sample else None
 
-    def accumulated(self, points_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def accumulated(self, points_ND: Points) -> tuple[np.ndarray, np.ndarray, float]:
         """See `accumulate`; of this process' stretch."""
         index = build_index(self.centroids_KD, self.search, use_gpu=self.use_gpu)
-        sums_KD = torch.zeros(self.centroids_KD.shape, dtype=torch.float64)
-        counts_K = np.zeros(len(self.centroids_KD), dtype=np.int64)
-        total = 0.0
-        for _, block_BD in blocks(*_own(points_ND, self.rows(len(points_ND))), desc=self.desc):
-            distances, ids = index.search(block_BD, 1)
-            # Within a block single precision suffices; over all of them it would not.
-            part_KD = torch.zeros(self.centroids_KD.shape)
-            sums_KD += part_KD.index_add_(0, torch.from_numpy(ids[:, 0]), torch.from_numpy(block_BD))
-            counts_K += np.bincount(ids[:, 0], minlength=len(counts_K))
-            total += float(distances.sum(dtype=np.float64))
-        return ranks.summed(sums_KD.numpy()), ranks.summed(counts_K).astype(np.int64), float(ranks.summed([total])[0])
+        own = _own(points_ND, self.rows(len(points_ND)))
+        sums_KD, counts_K, total = index.add_up(block for _, block in blocks(*own, load=index.load, desc=self.desc))
+        return ranks.summed(sums_KD), ranks.summed(counts_K).astype(np.int64), float(ranks.summed([total])[0])
 
-    def found(self, points_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def found(self, points_ND: Points) -> tuple[np.ndarray, np.ndarray]:
         """See `nearest`; whole at the main process."""
         own_ND, _ = _own(points_ND, None)
         ids = np.empty((len(own_ND), self.num), dtype=np.int64)
         distances = np.empty((len(own_ND), self.num), dtype=np.float32)
         index = build_index(self.centroids_KD, self.search, num=self.num, use_gpu=self.use_gpu)
-        for place, block_BD in blocks(own_ND, desc=self.desc):
+        for place, block_BD in blocks(own_ND, load=index.load, desc=self.desc):
             distances[place], ids[place] = index.search(block_BD, self.num)
         if ranks.count() == 1:
             return ids, distances
@@ -77,7 +87,7 @@ class _Pass:
 
 
 def accumulate(
-    points_ND: np.ndarray,
+    points_ND: Points,
     centroids_KD: np.ndarray,
     *,
     search: Search,
@@ -101,7 +111,7 @@ def accumulate(
 
 
 def nearest(
-    points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int, search: Search, use_gpu: bool = False
+    points_ND: Points, centroids_KD: np.ndarray, *, num: int, search: Search, use_gpu: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each point's nearest centroids, nearest first: int64 (N, num), and squared distances float32 (N, num).
 
@@ -121,7 +131,7 @@ def nearest(
 
 
 @contextlib.contextmanager
-def _shared(what: str, asked: _Pass, points_ND: np.ndarray) -> Iterator[None]:
+def _shared(what: str, asked: _Pass, points_ND: Points) -> Iterator[None]:
     """Ask the others for their share; points that only the main process has are its own work."""
     if ranks.count() == 1:
         yield
@@ -145,7 +155,7 @@ def dismiss() -> None:
     ranks.from_main(None)
 
 
-def _own(points_ND: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _own(points_ND: Points, rows: np.ndarray | None) -> tuple[Points, np.ndarray | None]:
     """This process' stretch of the points, or of the rows that are looked at."""
     if rows is None:
         return points_ND[ranks.own_part(len(points_ND))], None
@@ -156,31 +166,30 @@ def _own(points_ND: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np
 
 
 @functools.lru_cache(maxsize=1)
-def subsample(num_points: int, num_clusters: int, per_centroid: int | None, seed: int) -> np.ndarray | None:
-    """Rows to fit on, ascending, where these are not all; None for all."""
-    num = num_clusters * (per_centroid or num_points)
-    if num >= num_points:
+def _drawn(num_points: int, sample: Sample) -> np.ndarray | None:
+    if sample.num >= num_points:
         return None
-    rng = np.random.default_rng(derive(seed, "k-means", "sample"))
-    return np.sort(rng.choice(num_points, num, replace=False))
+    rng = np.random.default_rng(derive(sample.seed, *sample.key))
+    return np.sort(rng.choice(num_points, sample.num, replace=False))
 
 
-def blocks(points_ND: np.ndarray, rows: np.ndarray | None = None, *, desc: str) -> Iterator[tuple[slice, np.ndarray]]:
-    """The points block by block: their places and float32 values; the next block is read while one is worked on.
+def blocks(
+    points_ND: Points, rows: np.ndarray | None = None, *, load: Callable[[Points], Any], desc: str
+) -> Iterator[tuple[slice, Any]]:
+    """The points block by block, with their places; the next block is loaded while one is worked on.
 
     Args:
-        points_ND: float, may be a memory map.
+        points_ND: float, may be a memory map, or on a device.
         rows: only these, ascending; places count them.
+        load: brings some points to where they are worked on.
         desc: names the work in the progress bar.
     """
     num, dim = len(points_ND) if rows is None else len(rows), points_ND.shape[1]
     size = max(1, _BLOCK_BYTES // (4 * dim))
     places = [slice(start, min(start + size, num)) for start in range(0, num, size)]
 
-    def read(place: slice) -> np.ndarray:
-        part = np.array(points_ND[place if rows is None else rows[place]], order="C")  # a copy: here it is read
-        # torch turns half into single precision several times as fast as numpy.
-        return part if part.dtype == np.float32 else torch.from_numpy(part).float().numpy()
+    def read(place: slice) -> Any:
+        return load(points_ND[place if rows is None else rows[place]])
 
     bar = progress_bar(total=num, desc=desc, unit="point", unit_scale=True, shown=len(places) > 4)
     with ThreadPoolExecutor(1) as pool, bar:

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from cfvid.clustering.passes import accumulate
-from cfvid.clustering.search import count_gpus
 from cfvid.data.loader import Batch, SampleLoader, open_pool
 from cfvid.data.skips import SkipLedger
 from cfvid.errors import DataError
@@ -302,7 +301,7 @@ def _comparison_seconds(run: Run, search: Search, *, share_s: float) -> float:
     rng, num_clusters = stream(0, "probe", "k-means"), min(search.num_clusters, most)
     centroids_KD = rng.standard_normal((num_clusters, search.dim), dtype=np.float32)
     points_ND = rng.standard_normal((min(_NUM_POINTS, most), search.dim), dtype=np.float32)
-    use_gpu = count_gpus(run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda") > 0
+    use_gpu = run.accelerator.device.type == "cuda"
 
     def once() -> None:
         accumulate(points_ND, centroids_KD, search="flat", use_gpu=use_gpu, desc="probe")

@@ -234,7 +234,7 @@ def _search(run: Run, num: int, num_clusters: int, dim: int) -> Search:
     config, iterations, compared = run.config.cluster, run.config.cluster.iterations, num_clusters
     if config.method not in WITH_K:
         iterations = 0  # centroids are not looked for, only compared with
-    fitted = min(num, num_clusters * (config.max_points_per_centroid or num))
+    fitted = min(num, config.minibatch or num_clusters * (config.max_points_per_centroid or num))
     count = comparisons(
         num,
         num_clusters,

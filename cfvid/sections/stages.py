@@ -88,10 +88,14 @@ class ClusterConfig(Section):
     """Independent k-means runs; the one with the best objective is kept."""
     engine: Literal["auto", "faiss", "streaming"] = "auto"
     """Of `kmeans`: `faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration
-    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32)."""
+    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32). On a CPU both find the nearest
+    centroids by faiss; on a GPU torch does, or for `faiss` its own k-means where it sees the GPU."""
     hierarchical: bool = False
     """Of `kmeans`: coarse groups first, then clusters within each, then a few iterations over all. For many thousands
     of clusters: much faster, and nearly as good."""
+    minibatch: Count | None = None
+    """Of `kmeans`: each iteration looks at so many points, drawn anew, instead of at all (Sculley, WWW 2010). A
+    centroid is the mean of all points that it was ever nearest to."""
     max_points_per_centroid: Count | None = None
     """Subsample to K times this many points for fitting; by default all points are used."""
     merge_tiny_below: Natural = 0
@@ -121,6 +125,10 @@ class ClusterConfig(Section):
             raise ValueError("engine: streaming is for method: kmeans over the features of one network")
         if self.hierarchical and self.method != "kmeans":
             raise ValueError(f"hierarchical has no meaning for method: {self.method}")
+        if self.minibatch is not None and (self.method != "kmeans" or self.hierarchical):
+            raise ValueError("minibatch is for method: kmeans, and not for hierarchical")
+        if self.minibatch is not None and self.max_points_per_centroid is not None:
+            raise ValueError("minibatch draws points anew in each iteration: leave max_points_per_centroid out")
         if self.distance == "spherical" and not self.l2_normalize:
             raise ValueError("distance: spherical needs l2_normalize: true")
         return self

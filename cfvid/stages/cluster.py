@@ -91,8 +91,9 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     engine = engine_name(run.config, store=Record.read(run.folder / "extract", kind=FEATURES_KIND))
     if inputs["cluster"].pop("engine") and engine != FaissEngine.name:
         inputs["engine"] = engine
-    if not inputs["cluster"]["hierarchical"]:
-        inputs["cluster"].pop("hierarchical")
+    for name in ("hierarchical", "minibatch"):
+        if not inputs["cluster"][name]:
+            inputs["cluster"].pop(name)
     # By what they hold, not by where they are.
     if inputs["cluster"].pop("more_features"):
         inputs["more_features"] = store_digests(run.config)
@@ -137,10 +138,14 @@ def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
         run: with complete features.
         folder: takes the states of long fits.
     """
-    use_gpu = run.config.runtime.device != "cpu" and run.accelerator.device.type == "cuda"
+    use_gpu, minibatch = run.accelerator.device.type == "cuda", run.config.cluster.minibatch
     store = Record.read(run.folder / "extract", kind=FEATURES_KIND)
     streams = engine_name(run.config, store=store) == StreamingEngine.name
-    engine: KMeansEngine = StreamingEngine(folder=folder, use_gpu=use_gpu) if streams else FaissEngine(use_gpu=use_gpu)
+    engine: KMeansEngine = (
+        StreamingEngine(folder=folder, use_gpu=use_gpu, minibatch=minibatch)
+        if streams
+        else FaissEngine(use_gpu=use_gpu, minibatch=minibatch)
+    )
     return HierarchicalEngine(engine, FaissEngine(use_gpu=use_gpu)) if run.config.cluster.hierarchical else engine
 
 

@@ -75,12 +75,14 @@ def test_a_file_in_blocks_is_the_array_at_once(
 
 
 def test_blocks_hold_every_row_once(points_ND: np.ndarray, small_blocks: None) -> None:
-    parts = list(blocks(points_ND, desc="test"))
+    parts = list(blocks(points_ND, load=np.asarray, desc="test"))
     assert len(parts) == 15
     np.testing.assert_array_equal(np.concatenate([block for _, block in parts]), points_ND)
     rows = np.arange(3, 1500, 7)
-    np.testing.assert_array_equal(np.concatenate([b for _, b in blocks(points_ND, rows, desc="test")]), points_ND[rows])
-    assert list(blocks(points_ND[:0], desc="test")) == []
+    np.testing.assert_array_equal(
+        np.concatenate([b for _, b in blocks(points_ND, rows, load=np.asarray, desc="test")]), points_ND[rows]
+    )
+    assert list(blocks(points_ND[:0], load=np.asarray, desc="test")) == []
 
 
 def test_a_fit_goes_on_where_it_was_cut_short(
@@ -180,3 +182,54 @@ def test_large_pools_are_streamed_by_themselves(
 def test_only_kmeans_of_one_network_can_be_streamed(pictures: Path) -> None:
     with pytest.raises(ConfigError, match="engine: streaming is for method: kmeans"):
         tiny_config(pictures, cluster__engine="streaming", cluster__method="per_label")
+
+
+# ---------------------------------------------------------------------------------------------- mini-batches
+
+
+def _fit_batches(points_ND: np.ndarray, num: int, **other: object) -> KMeansResult:
+    engine = StreamingEngine(folder=other.pop("folder", None), minibatch=num)  # type: ignore[arg-type]
+    return engine.fit(points_ND, **{**SETTINGS, "iterations": 60, **other})
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_mini_batches_come_close_to_all_points(points_ND: np.ndarray, spherical: bool) -> None:
+    if spherical:
+        points_ND = points_ND / np.linalg.norm(points_ND, axis=1, keepdims=True)
+    fitted, flat = _fit_batches(points_ND, 150, spherical=spherical), _fit(points_ND, spherical=spherical)
+    ours, theirs = (StreamingEngine().assign(points_ND, f.centroids_KD)[1].sum() for f in (fitted, flat))
+    assert ours < 1.1 * theirs
+    assert len(fitted.objective) == 60
+    scale = 2 if spherical else 1
+    assert np.mean(fitted.objective[-10:]) * scale == pytest.approx(float(ours), rel=0.1)
+
+
+def test_a_centroid_is_the_mean_of_all_points_that_it_was_nearest_to(points_ND: np.ndarray) -> None:
+    """One cluster: the mean of three batches, whatever they are."""
+    fitted = _fit_batches(points_ND, 100, num_clusters=1, iterations=3)
+    batches = [passes.Sample(100, SETTINGS["seed"], ("k-means", "batch", n)).rows(1500) for n in (1, 2, 3)]
+    np.testing.assert_allclose(fitted.centroids_KD[0], points_ND[np.concatenate(batches)].mean(axis=0), rtol=1e-4)
+    assert fitted.num_fitted == 300
+
+
+def test_a_batch_of_all_points_is_lloyds(points_ND: np.ndarray) -> None:
+    np.testing.assert_array_equal(_fit_batches(points_ND, 1500).centroids_KD, _fit(points_ND).centroids_KD)
+
+
+def test_mini_batches_go_on_where_they_were_cut_short(
+    tmp_path: Path, points_ND: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _fit_batches(points_ND, 100, iterations=4, folder=tmp_path)
+    resumed = _fit_batches(points_ND, 100, iterations=20, folder=tmp_path)
+    assert "goes on after iteration 4" in caplog.text
+    whole = _fit_batches(points_ND, 100, iterations=20)
+    np.testing.assert_array_equal(resumed.centroids_KD, whole.centroids_KD)
+    assert resumed.objective == whole.objective
+
+
+def test_mini_batches_leave_no_cluster_without_points() -> None:
+    points_ND = np.repeat(np.eye(3, 5, dtype=np.float32), [900, 80, 20], axis=0)
+    fitted = _fit_batches(points_ND, 100, num_clusters=6)
+    clusters, _ = StreamingEngine().assign(points_ND, fitted.centroids_KD)
+    assert len(set(clusters)) >= 3

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from cfvid.clustering import search
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
@@ -17,12 +19,23 @@ def _hierarchical() -> KMeansEngine:
     return HierarchicalEngine(StreamingEngine(), FaissEngine())
 
 
-ENGINES = {"faiss": FaissEngine, "streaming": StreamingEngine, "hierarchical": _hierarchical}
+def _on_the_gpu() -> KMeansEngine:
+    return StreamingEngine(use_gpu=True)
+
+
+ENGINES = {
+    "faiss": FaissEngine,
+    "streaming": StreamingEngine,
+    "hierarchical": _hierarchical,
+    "gpu": _on_the_gpu,
+}
 SETTINGS = {"iterations": 25, "restarts": 3, "max_points_per_centroid": None, "seed": 5}
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> KMeansEngine:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KMeansEngine:
+    if not torch.cuda.is_available():  # what is done on a GPU can be done by torch on a CPU
+        monkeypatch.setattr(search, "own_gpu", lambda: torch.device("cpu"))
     built: KMeansEngine = ENGINES[request.param]()
     return built
 
