@@ -6,7 +6,8 @@ equal arguments give equal centroids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -16,12 +17,16 @@ Points = np.ndarray | torch.Tensor
 
 _SCORES = 2**27
 """Points times centroids that are compared at once: half a GiB of single precision."""
+_LOADED_BYTES = 2**28
 _OF_MEMORY = 0.5
 """Points are held on a GPU when they take at most this share of its free memory."""
 
 
 class DeviceSearch:
-    """See `cfvid.clustering.search.Index`; points are compared in full single precision.
+    """See `cfvid.clustering.search.Index`; points are compared in about single precision.
+
+    A GPU multiplies fastest what has ten bits after the point (TF32). Numbers are split into such a part and the rest,
+    and the three products that count come from one multiplication of matrices three times as long.
 
     Args:
         centroids_KD: float32.
@@ -32,9 +37,13 @@ class DeviceSearch:
         self.device = device
         self._centroids_KD = torch.from_numpy(np.ascontiguousarray(centroids_KD, dtype=np.float32)).to(device)
         # At x, the form 2 x c - c c is the larger, the nearer c is to x.
-        self._twice_DK = 2 * self._centroids_KD.T
+        twice_KD = 2 * self._centroids_KD
         self._minus_squares_K = -self._centroids_KD.square().sum(1)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._copies is not None:
+            high, low = _split(twice_KD)
+            twice_KD = torch.cat([high, low, high], dim=1)
+        self._forms = twice_KD.T
 
     def load(self, part: Points) -> torch.Tensor:
         """Points on the device, float32; by another thread, while others are worked on."""
@@ -79,7 +88,7 @@ class DeviceSearch:
         return points_ND.split(max(1, _SCORES // len(self._centroids_KD)))
 
     def _nearest(self, points_BD: torch.Tensor, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-        scores_BK = torch.addmm(self._minus_squares_K, points_BD, self._twice_DK)
+        scores_BK = self._scores(points_BD)
         # Of equally near ones the first: topk promises no order.
         ids = scores_BK.argmax(1, keepdim=True) if num == 1 else scores_BK.topk(num, dim=1).indices
         # Differences lose nothing where a point lies near its centroid; the forms would.
@@ -88,8 +97,37 @@ class DeviceSearch:
         )
         return distances, ids
 
+    def _scores(self, points_BD: torch.Tensor) -> torch.Tensor:
+        if self._copies is None:
+            return torch.addmm(self._minus_squares_K, points_BD, self._forms)
+        high, low = _split(points_BD)
+        with _tensor_cores():
+            return torch.addmm(self._minus_squares_K, torch.cat([high, high, low], dim=1), self._forms)
+
+
+def _split(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Parts of float32 numbers: what TF32 holds of them, and what it does not."""
+    high = (values.view(torch.int32) & -(2**13)).view(torch.float32)
+    return high, values - high
+
+
+@contextlib.contextmanager
+def _tensor_cores() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
 
 def held_on(points_ND: np.ndarray, device: torch.device) -> Points:
-    """The points on the device, where they take at most half of its free memory; else as they are."""
+    """The points on a GPU, where they take at most half of its free memory; else as they are."""
     free, _ = torch.cuda.mem_get_info(device)
-    return torch.from_numpy(points_ND).to(device) if points_ND.nbytes <= _OF_MEMORY * free else points_ND
+    if points_ND.nbytes > _OF_MEMORY * free:
+        return points_ND
+    held = torch.empty(points_ND.shape, dtype=torch.from_numpy(np.empty(0, points_ND.dtype)).dtype, device=device)
+    rows = max(1, _LOADED_BYTES // max(1, points_ND[:1].nbytes))
+    for part, target in zip(np.split(points_ND, range(rows, len(points_ND), rows)), held.split(rows), strict=True):
+        target.copy_(torch.from_numpy(np.array(part, order="C")))  # a copy: where they are in a file, it is read here
+    return held

@@ -8,8 +8,7 @@ import faiss
 import numpy as np
 
 from cfvid.clustering.base import KMeansResult
-from cfvid.clustering.device_search import Points, held_on
-from cfvid.clustering.search import count_gpus, own_gpu
+from cfvid.clustering.search import count_gpus
 from cfvid.clustering.streaming_engine import StreamingEngine
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class FaissEngine:
         """Fit centroids; see the protocol. A cluster that runs empty takes half of a large one."""
         if not self.num_gpus:
             return self._in_blocks.fit(
-                self._held(points_ND),
+                np.ascontiguousarray(points_ND, dtype=np.float32),
                 num_clusters=num_clusters,
                 spherical=spherical,
                 iterations=iterations,
@@ -85,12 +84,6 @@ class FaissEngine:
     def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids by exact search; see the protocol."""
         return self._in_blocks.nearest(points_ND, centroids_KD, num=num)
-
-    def _held(self, points_ND: np.ndarray) -> Points:
-        """Where each iteration finds them again."""
-        if self._in_blocks.use_gpu:
-            return held_on(points_ND, own_gpu())
-        return np.ascontiguousarray(points_ND, dtype=np.float32)
 
 
 def _last_descent(objective: np.ndarray) -> np.ndarray:

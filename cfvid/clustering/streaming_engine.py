@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from cfvid import ranks
 from cfvid.artifacts import atomic_file, digest_of
 from cfvid.clustering.base import KMeansResult
-from cfvid.clustering.device_search import Points
+from cfvid.clustering.device_search import Points, held_on
 from cfvid.clustering.passes import Sample, accumulate, fitting_sample, nearest
+from cfvid.clustering.search import own_gpu
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class StreamingEngine:
 
     def fit(
         self,
-        points_ND: Points,
+        points_ND: np.ndarray,
         *,
         num_clusters: int,
         spherical: bool,
@@ -77,14 +78,17 @@ class StreamingEngine:
         sample = fitting_sample(num_clusters, max_points_per_centroid, seed)
         rows = sample.rows(len(points_ND)) if sample else None
         num_fitted = len(points_ND) if rows is None else len(rows)
+        held_ND: Points = points_ND
+        if self.use_gpu and ranks.count() == 1:
+            held_ND = held_on(points_ND, own_gpu())
         best: _State | None = None
         for restart in range(restarts):
             rng = np.random.default_rng(derive(seed, "k-means", restart))
             chosen = np.sort(rng.choice(num_fitted, num_clusters, replace=False))
-            first_KD = _values(points_ND[chosen if rows is None else rows[chosen]])
+            first_KD = np.array(points_ND[chosen if rows is None else rows[chosen]], dtype=np.float32)
             first = hashlib.sha256(first_KD.tobytes()).hexdigest()
             key = [seed, restart, tuple(points_ND.shape), num_clusters, spherical, num_fitted, self.minibatch, first]
-            fit = _Fit(self, points_ND, sample, digest_of(key), restart, spherical=spherical, seed=seed)
+            fit = _Fit(self, held_ND, sample, digest_of(key), restart, spherical=spherical, seed=seed)
             state = fit.resumed() or _State(first_KD, np.zeros(num_clusters, dtype=np.int64))
             while not state.is_done and len(state.objective) < iterations:
                 state = fit.iterated(state, iterations)
@@ -95,12 +99,12 @@ class StreamingEngine:
             num_fitted = min(num_fitted, self.minibatch * iterations)
         return KMeansResult(best.centroids_KD, list(best.objective), num_fitted)
 
-    def assign(self, points_ND: Points, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroid by exact search; see the protocol."""
         ids, distances = self.nearest(points_ND, centroids_KD, num=1)
         return ids[:, 0], distances[:, 0]
 
-    def nearest(self, points_ND: Points, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, points_ND: np.ndarray, centroids_KD: np.ndarray, *, num: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroids by exact search; see the protocol."""
         return nearest(points_ND, centroids_KD, num=num, search="flat", use_gpu=self.use_gpu)
 
@@ -171,13 +175,6 @@ class _Fit:
         logger.info("k-means goes on after iteration %d", len(tensors["objective"]))
         objective = tuple(tensors["objective"].tolist())
         return _State(tensors["centroids"], tensors["seen"], objective, bool(tensors["is_done"][0]))
-
-
-def _values(points_ND: Points) -> np.ndarray:
-    """float32, in memory."""
-    if isinstance(points_ND, torch.Tensor):
-        points_ND = points_ND.cpu().numpy()
-    return np.array(points_ND, dtype=np.float32)
 
 
 def forget(folder: Path) -> None:

@@ -40,6 +40,7 @@ from cfvid.report.comparison import (
 )
 from cfvid.report.confusion import Confusions
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
+from cfvid.stages.cluster import recorded_settings
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
@@ -178,10 +179,7 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
         if stage in records and now is not None and records[stage].inputs.get(key) != now:
             found.append(f"{stage} was made from other {noun} than those in {source}: run it again.")
     config = run.config.plain()
-    config["cluster"].pop("more_features")  # recorded by what they hold, not by their paths
-    config["cluster"].pop("engine")  # recorded by what it came to
-    if not config["cluster"]["hierarchical"]:
-        config["cluster"].pop("hierarchical")
+    config["cluster"] = recorded_settings(run.config)
     config["pretrain"].pop("input")  # recorded as part of `input`
     for stage, record in records.items():
         for key, then in record.inputs.items():

@@ -35,6 +35,7 @@ from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.clustering.soft import SoftLabels
 from cfvid.clustering.streaming_engine import StreamingEngine, forget
+from cfvid.config import RunConfig
 from cfvid.data.manifest import LABEL_COLUMNS, label_blocks
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
@@ -84,22 +85,23 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     Raises:
         ArtifactError: when features are not there yet.
     """
-    inputs = {
-        **run.config.plain("seed", "cluster"),
-        "features": Record.read(run.folder / "extract", kind=FEATURES_KIND).digest,
-    }
-    engine = engine_name(run.config, store=Record.read(run.folder / "extract", kind=FEATURES_KIND))
-    if inputs["cluster"].pop("engine") and engine != FaissEngine.name:
+    record = Record.read(run.folder / "extract", kind=FEATURES_KIND)
+    inputs = {"seed": run.config.seed, "cluster": recorded_settings(run.config), "features": record.digest}
+    if (engine := engine_name(run.config, store=record)) != FaissEngine.name:
         inputs["engine"] = engine
-    for name in ("hierarchical", "minibatch"):
-        if not inputs["cluster"][name]:
-            inputs["cluster"].pop(name)
-    # By what they hold, not by where they are.
-    if inputs["cluster"].pop("more_features"):
+    if run.config.cluster.more_features:
         inputs["more_features"] = store_digests(run.config)
     if run.config.cluster.method in WITH_LABELS:
         inputs["labels"] = digest_of(pool_labels(run))
     yield run.folder / "cluster", inputs
+
+
+def recorded_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that pseudo-labels are recorded with: the engine counts by what it came to, other features by what
+    they hold, and options that came later do not when they are not used."""
+    settings: dict[str, Any] = config.plain("cluster")["cluster"]
+    unused = [name for name in ("hierarchical", "minibatch") if not settings[name]]
+    return {name: value for name, value in settings.items() if name not in ("engine", "more_features", *unused)}
 
 
 def _cluster(run: Run, folder: Path, inputs: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from cfvid.clustering import search
+from cfvid.clustering import search, streaming_engine
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
@@ -36,6 +36,8 @@ SETTINGS = {"iterations": 25, "restarts": 3, "max_points_per_centroid": None, "s
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KMeansEngine:
     if not torch.cuda.is_available():  # what is done on a GPU can be done by torch on a CPU
         monkeypatch.setattr(search, "own_gpu", lambda: torch.device("cpu"))
+        monkeypatch.setattr(streaming_engine, "own_gpu", lambda: torch.device("cpu"))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
     built: KMeansEngine = ENGINES[request.param]()
     return built
 
