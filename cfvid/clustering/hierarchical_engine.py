@@ -1,4 +1,4 @@
-"""k-means for very many clusters: first coarse groups, then clusters within each, then all of them together.
+"""k-means for very many clusters: coarse groups first, starting points within each, then all clusters together.
 
 There are about as many groups as each has clusters. A point is compared with the clusters of the groups nearest to it,
 an eighth of them, instead of with all. What comes out is close to plain k-means, not the same.
@@ -11,16 +11,18 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from sklearn.cluster import kmeans_plusplus
 
 from cfvid.clustering.base import KMeansEngine, KMeansResult
 from cfvid.clustering.passes import accumulate, fitting_sample, nearest
 from cfvid.clustering.streaming_engine import moved
+from cfvid.progress import progress_bar
 from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
 
 _REFINEMENTS = 6
-"""Iterations over all points and clusters after the groups were clustered apart."""
+"""Iterations over all points and clusters."""
 
 
 class HierarchicalEngine:
@@ -28,13 +30,12 @@ class HierarchicalEngine:
 
     Args:
         coarse: fits the coarse groups, as many as the square root of the number of clusters.
-        within: fits the clusters of each group, whose points are held in memory.
     """
 
     name = "hierarchical"
 
-    def __init__(self, coarse: KMeansEngine, within: KMeansEngine) -> None:
-        self.coarse, self.within = coarse, within
+    def __init__(self, coarse: KMeansEngine) -> None:
+        self.coarse = coarse
 
     def fit(
         self,
@@ -47,32 +48,29 @@ class HierarchicalEngine:
         max_points_per_centroid: int | None,
         seed: int,
     ) -> KMeansResult:
-        """Fit centroids; see the protocol. A subsample is held in memory."""
+        """Fit centroids; see the protocol. A subsample is held in memory; `iterations` are those of the groups."""
         sample = fitting_sample(num_clusters, max_points_per_centroid, seed)
         rows = sample.rows(len(points_ND)) if sample else None
         if rows is not None:
             points_ND = np.array(points_ND[rows], dtype=np.float32)
-
-        def fit(engine: KMeansEngine, points: np.ndarray, num: int, *key: str | int) -> np.ndarray:
-            return engine.fit(
-                points,
-                num_clusters=num,
-                spherical=spherical,
-                iterations=iterations,
-                restarts=restarts,
-                max_points_per_centroid=None,
-                seed=derive(seed, *key),
-            ).centroids_KD
-
         num_groups = round(math.sqrt(num_clusters))
-        coarse_KD = fit(self.coarse, points_ND, num_groups, "coarse")
+        coarse_KD = self.coarse.fit(
+            points_ND,
+            num_clusters=num_groups,
+            spherical=spherical,
+            iterations=iterations,
+            restarts=restarts,
+            max_points_per_centroid=None,
+            seed=derive(seed, "coarse"),
+        ).centroids_KD
         groups, _ = self.coarse.assign(points_ND, coarse_KD)
-        logger.info("k-means: %d clusters within %d coarse groups", num_clusters, num_groups)
-        parts = []
-        for group, (own_rows, num) in enumerate(_shares(groups, num_groups, num_clusters)):
-            own = np.array(points_ND[own_rows], dtype=np.float32)
-            parts.append(own if num == len(own) else fit(self.within, own, num, "group", group))
-        return self._refined(np.concatenate(parts), points_ND, spherical=spherical)
+        logger.info("k-means: starting points of %d clusters from %d coarse groups", num_clusters, num_groups)
+        shares = list(_shares(groups, num_groups, num_clusters))
+        fits = (
+            self._refined(_starting_points(points_ND, shares, derive(seed, "group", n)), points_ND, spherical=spherical)
+            for n in range(restarts)
+        )
+        return min(fits, key=lambda fitted: fitted.objective[-1])
 
     def assign(self, points_ND: np.ndarray, centroids_KD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest centroid; see the protocol."""
@@ -92,6 +90,19 @@ class HierarchicalEngine:
             objective.append(distance / 2 if spherical else distance)
             centroids_KD = moved(sums_KD, counts_K, spherical=spherical)
         return KMeansResult(centroids_KD, objective, len(points_ND))
+
+
+def _starting_points(points_ND: np.ndarray, shares: list[tuple[np.ndarray, int]], seed: int) -> np.ndarray:
+    """Of each group its share, far from each other: k-means++ (Arthur and Vassilvitskii, SODA 2007). float32 (K, D)."""
+    bar = progress_bar(total=len(shares), desc="k-means, starting points", unit="group", shown=len(shares) > 32)
+    parts = []
+    with bar:
+        for number, (rows, num) in enumerate(shares):
+            own = np.array(points_ND[rows], dtype=np.float32)
+            random_state = derive(seed, number) % 2**32
+            parts.append(kmeans_plusplus(own, num, random_state=random_state, n_local_trials=1)[0])
+            bar.update()
+    return np.concatenate(parts)
 
 
 def _shares(groups_N: np.ndarray, num_groups: int, num_clusters: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -116,15 +116,16 @@ def comparisons(
         iterations: of one run; fewer are made where nothing improves.
         restarts: runs.
         num_fitted: samples that centroids are fitted on.
-        hierarchical: coarse groups first, then within each.
+        hierarchical: coarse groups first, and starting points within each.
     """
     if not hierarchical:
         return num_clusters * (num_fitted * iterations * restarts + 2 * num_samples)
     groups = max(1, round(math.sqrt(num_clusters)))
     probed = min(groups, max(_COARSE_PROBED, groups // _COARSE_PROBED))
     looked_at = groups + probed * num_clusters / groups
-    apart = num_fitted * iterations * restarts * (groups + num_clusters / groups) + num_fitted * groups
-    return apart + looked_at * (_REFINEMENTS * num_fitted + 2 * num_samples)
+    coarse = num_fitted * groups * (iterations * restarts + 1)
+    starting = num_fitted * restarts * num_clusters / groups
+    return coarse + starting + looked_at * (_REFINEMENTS * restarts * num_fitted + 2 * num_samples)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class ClusterConfig(Section):
     again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32). On a CPU both find the nearest
     centroids by faiss; on a GPU torch does, or for `faiss` its own k-means where it sees the GPU."""
     hierarchical: bool = False
-    """Of `kmeans`: coarse groups first, then clusters within each, then a few iterations over all. For many thousands
+    """Of `kmeans`: coarse groups first, starting points within each, then a few iterations over all. For many thousands
     of clusters: much faster, and nearly as good."""
     minibatch: Count | None = None
     """Of `kmeans`: each iteration looks at so many points, drawn anew, instead of at all (Sculley, WWW 2010). A

@@ -148,7 +148,7 @@ def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
         if streams
         else FaissEngine(use_gpu=use_gpu, minibatch=minibatch)
     )
-    return HierarchicalEngine(engine, FaissEngine(use_gpu=use_gpu)) if run.config.cluster.hierarchical else engine
+    return HierarchicalEngine(engine) if run.config.cluster.hierarchical else engine
 
 
 def _quality(run: Run, ids: pa.ChunkedArray, grouping: Grouping) -> dict[str, Any]:

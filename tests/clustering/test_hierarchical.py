@@ -28,7 +28,7 @@ def _points(num: int) -> np.ndarray:
 def test_it_is_nearly_as_good_as_flat(spherical: bool) -> None:
     points_ND, flat = _points(6000), FaissEngine()
     options = {**SETTINGS, "num_clusters": 300, "spherical": spherical}
-    hierarchical = HierarchicalEngine(StreamingEngine(), FaissEngine())
+    hierarchical = HierarchicalEngine(StreamingEngine())
     theirs, ours = flat.fit(points_ND, **options), hierarchical.fit(points_ND, **options)
     assert len(ours.centroids_KD) == 300
     clusters, distances = hierarchical.assign(points_ND, ours.centroids_KD)

@@ -16,7 +16,7 @@ from cfvid.clustering.streaming_engine import StreamingEngine
 
 
 def _hierarchical() -> KMeansEngine:
-    return HierarchicalEngine(StreamingEngine(), FaissEngine())
+    return HierarchicalEngine(StreamingEngine())
 
 
 def _on_the_gpu() -> KMeansEngine:

@@ -101,8 +101,8 @@ def test_comparisons_are_those_that_the_engine_makes(
 def test_coarse_groups_save_comparisons_where_there_are_many_clusters() -> None:
     how: dict[str, Any] = {"iterations": 20, "restarts": 1, "num_fitted": 10**6}
     flat, coarse = (comparisons(10**6, 10**4, hierarchical=h, **how) for h in (False, True))
-    # By hand: 20 x (100 + 100) within and between, once 100, and 8 x (100 + an eighth of the groups, 12, of 100 each).
-    assert coarse == 10**6 * (20 * 200 + 100 + 8 * (100 + 1200))
+    # By hand: 21 x 100 groups, 100 starting points, and 8 x (100 + an eighth of the groups, 12, of 100 each).
+    assert coarse == 10**6 * (21 * 100 + 100 + 8 * (100 + 1200))
     assert coarse < flat / 10
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from support.team import Team
 
-from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
 
@@ -54,7 +53,7 @@ def test_hierarchical(team: Team, points: Path, tmp_path: Path) -> None:
     settings = SETTINGS | {"spherical": False, "max_points_per_centroid": None}
     assert team.run("clustering", points, tmp_path / "x.npz", "hierarchical", settings, 1, size=2) == [0, 0]
     found = np.load(tmp_path / "x.npz")
-    expected = HierarchicalEngine(StreamingEngine(), FaissEngine()).fit(np.load(points, mmap_mode="r"), **settings)
+    expected = HierarchicalEngine(StreamingEngine()).fit(np.load(points, mmap_mode="r"), **settings)
     np.testing.assert_allclose(found["objective"], expected.objective, rtol=1e-3)
 
 

@@ -23,7 +23,6 @@ from torch import nn
 
 from cfvid import launch, ranks
 from cfvid.clustering import passes
-from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import CfvidError
@@ -156,7 +155,7 @@ def clustering(points: str, out: str, engine: str, settings: dict[str, Any], num
         passes.follow()
         return
     streaming = StreamingEngine()
-    chosen = streaming if engine == "streaming" else HierarchicalEngine(streaming, FaissEngine())
+    chosen = streaming if engine == "streaming" else HierarchicalEngine(streaming)
     points_ND = np.load(points, mmap_mode="r")
     fitted = chosen.fit(points_ND, **settings)
     ids, distances = chosen.nearest(points_ND, fitted.centroids_KD, num=num)

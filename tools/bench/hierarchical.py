@@ -45,7 +45,7 @@ def run(options: Options) -> Iterator[Comparison]:
     points_ND = _points(size)
     with threadpool_limits(num_cores()):
         faiss.omp_set_num_threads(num_cores())
-        flat, ours = FaissEngine(), HierarchicalEngine(FaissEngine(), FaissEngine())
+        flat, ours = FaissEngine(), HierarchicalEngine(FaissEngine())
         rates = alternate(
             partial(rate_of, partial(_fit, flat, points_ND, size), units=1),
             partial(rate_of, partial(_fit, ours, points_ND, size), units=1),
