@@ -39,6 +39,9 @@ class RunConfig(Section):
     seed: Integer = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of all forward and backward passes. `auto`: bf16 on a GPU that has it, else fp32."""
+    compile: bool = False
+    """Networks are compiled by torch.compile, which takes a minute or more for each, once: worth it for long trainings
+    on a GPU. A dry run estimates without it."""
     input: SerializeAsAny[Section]
     """How samples are decoded and looked at; each modality has its own keys."""
     data: DataConfig

@@ -295,6 +295,20 @@ def _ffmpeg() -> Iterator[Finding]:
     yield Finding("of PyAV", versions)
 
 
+def _compiler() -> Iterator[Finding]:
+    import torch
+
+    from cfvid.errors import ConfigError
+    from cfvid.training.device import check_compiler
+
+    try:
+        check_compiler(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except ConfigError as error:
+        yield Finding("torch.compile", f"does not work (needed with compile: true only): {error.why}")
+    else:
+        yield Finding("torch.compile", "works")
+
+
 def _kmeans() -> Iterator[Finding]:
     import faiss
     import numpy as np
@@ -305,8 +319,7 @@ def _kmeans() -> Iterator[Finding]:
     num_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     build = "GPU" if hasattr(faiss, "StandardGpuResources") else "CPU"
     idle = bool(torch.cuda.device_count()) and not num_gpus
-    advice = f"torch sees a GPU, faiss ({build} build) sees none: {_install('faiss', again=True)}" if idle else None
-    yield Finding("faiss", f"{build} build, sees {num_gpus} GPUs", advice)
+    yield Finding("faiss", f"{build} build, sees {num_gpus} GPUs" + ("; torch does k-means there" if idle else ""))
     points_ND = np.repeat(np.eye(4, 8, dtype=np.float32), 16, axis=0)
     for where in ("CPU", "GPU")[: 2 if num_gpus else 1]:
         engine = FaissEngine(use_gpu=where == "GPU")
@@ -340,6 +353,7 @@ _SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
     "disk": _disk,
     "ffmpeg": _ffmpeg,
     "decoders": _decoders,
+    "compiler": _compiler,
     "k-means": _kmeans,
     "architectures": _architectures,
 }

@@ -25,6 +25,7 @@ from cfvid.stages.pretrain import make_task
 from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
+from cfvid.training.device import check_compiler
 from cfvid.training.optim import parts_of
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     """
     faults = Faults()
     with faults.collected():
-        _ = run.accelerator
+        if run.accelerator and run.config.compile:
+            check_compiler(run.accelerator.device)
     if "pretrain" in stages:
         with faults.collected():
             _check_pretrain(run)

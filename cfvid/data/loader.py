@@ -7,7 +7,8 @@ import itertools
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -82,11 +83,12 @@ class SampleLoader:
         manifest: the samples.
         pool: decodes `Request`s; samples that its first attempt cannot read are counted as fallbacks.
         ledger: takes what cannot be read.
+        pin: batches lie in pinned memory, from which a GPU copies them while it computes.
     """
 
-    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger) -> None:
+    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger, pin: bool = False) -> None:
         self.manifest, self.ledger = manifest, ledger
-        self._pool = pool
+        self._pool, self._pin = pool, pin
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
@@ -131,12 +133,42 @@ class SampleLoader:
         # Up to three batches ahead: one being used, one whole, one being decoded.
         with contextlib.closing(self.outcomes(requests, ahead=3 * batch_size)) as outcomes:
             for size in sizes:
-                yield _stacked([o for o in itertools.islice(outcomes, size) if o.value is not None])
+                yield _stacked([o for o in itertools.islice(outcomes, size) if o.value is not None], pin=self._pin)
 
 
-def _stacked(outcomes: Sequence[Outcome]) -> Batch:
+def _stacked(outcomes: Sequence[Outcome], *, pin: bool) -> Batch:
     if not outcomes:
         return Batch([], torch.empty(0, dtype=torch.uint8), [])
-    inputs = torch.from_numpy(np.stack([outcome.value for outcome in outcomes if outcome.value is not None]))
+    values = [outcome.value for outcome in outcomes if outcome.value is not None]
+    inputs = torch.empty((len(values), *values[0].shape), dtype=torch.uint8, pin_memory=pin)
+    np.stack(values, out=inputs.numpy())
     payloads = [outcome.payload for outcome in outcomes]
     return Batch([p.sample_id for p in payloads], inputs, [p.seed for p in payloads])
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches whose inputs are on the device.
+
+    For a GPU another thread puts the next batch together and copies it there, while one is worked on.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies = torch.cuda.Stream(device)
+
+    def following() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(copies):
+            inputs = batch.inputs.to(device, non_blocking=True)
+        copies.synchronize()
+        return replace(batch, inputs=inputs)
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(following)
+        while (batch := ahead.result()) is not None:
+            ahead = thread.submit(following)
+            # Its memory must not be given away while this stream still reads it.
+            batch.inputs.record_stream(torch.cuda.current_stream(device))
+            yield batch

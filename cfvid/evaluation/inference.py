@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from cfvid.data.loader import Look, SampleLoader
+from cfvid.data.loader import Look, SampleLoader, on_device
 from cfvid.modalities.base import Modality
 from cfvid.training import interrupts
 from cfvid.training.device import memory_format
@@ -41,14 +41,14 @@ def forward_views(
         Interrupted: after a signal.
     """
     module = module.to(memory_format=memory_format(modality.network_dims + 2)).to(accelerator.device).eval()
-    for batch in loader.batches(ids, batch_size=batch_size, look=look):
+    for batch in on_device(loader.batches(ids, batch_size=batch_size, look=look), accelerator.device):
         interrupts.stop_if_requested()
         if not len(batch):
             continue
         num_samples, num_views = batch.inputs.shape[:2]
         outputs = []
         for views in batch.inputs.flatten(0, 1).split(batch_size):
-            inputs = modality.normalize(views.to(accelerator.device, non_blocking=True))
+            inputs = modality.normalize(views)
             with accelerator.autocast():
                 outputs.append(module(inputs.to(memory_format=memory_format(inputs.ndim))).float())
         yield batch.sample_ids, torch.cat(outputs).view(num_samples, num_views, -1).cpu().numpy()

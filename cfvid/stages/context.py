@@ -27,12 +27,13 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
 import yaml
 from accelerate import Accelerator
+from torch import nn
 
 from cfvid import ranks
 from cfvid.artifacts import Record, claim, digest_of, own_folder, read_json, write_json, write_text
@@ -47,6 +48,7 @@ from cfvid.media.source import is_url
 from cfvid.modalities import build_modality
 from cfvid.training.device import build_accelerator
 
+Module = TypeVar("Module", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
@@ -80,6 +82,17 @@ class Run:
         """What `auto` came to on this device: `fp32`, `bf16` or `fp16`."""
         mixed = str(self.accelerator.mixed_precision)
         return "fp32" if mixed == "no" else mixed
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What rounding depends on, for the inputs of stages."""
+        return {"precision": self.precision} | ({"compile": True} if self.config.compile else {})
+
+    def compiled(self, module: Module) -> Module:
+        """The module, compiled in place where that is asked for: names and states stay what they are."""
+        if self.config.compile:
+            module.compile()
+        return module
 
     @property
     def device_name(self) -> str:
@@ -241,7 +254,7 @@ class Run:
             contextlib.closing(ledger),
             open_pool(self.modality.load, attempts=self.modality.decoders, runtime=self.config.runtime) as pool,
         ):
-            yield SampleLoader(manifest, pool=pool, ledger=ledger)
+            yield SampleLoader(manifest, pool=pool, ledger=ledger, pin=self.accelerator.device.type == "cuda")
             for skips in ranks.gathered(ledger.skips):
                 ledger.extend(skips)
 

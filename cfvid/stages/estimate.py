@@ -81,7 +81,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
         run.folder / "estimate",
         {
             **run.config.plain("modality", "seed"),
-            "precision": run.precision,
+            **run.arithmetic,
             "clusters": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
             "linear": run.config.plain("transfer")["transfer"]["linear"],
             "input": run.input_for("extract"),

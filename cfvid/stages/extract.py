@@ -92,7 +92,7 @@ def extract_into(
     )
     with run.claimed(folder, inputs, kind=KIND) as done:
         if not done:
-            module = LayerFeatures(network.trunk, layers)
+            module = run.compiled(LayerFeatures(network.trunk, layers))
             _extract_shards(run, module, folder, manifest, look=look, average_views=average_views)
     return FeatureStore(folder, verify=False)
 
@@ -110,7 +110,7 @@ def store_inputs(
     return {
         **run.config.plain("modality"),
         **{key: getattr(run.config.extract, key) for key in ("dtype", "shard_size", "batch_size")},
-        "precision": run.precision,
+        **run.arithmetic,
         "input": run.input_for(look),
         "look": look,
         "average_views": average_views,

@@ -66,7 +66,7 @@ def fit(
         )
         compute = training_compute(network, objective, run.modality, data.ids, epochs=training.epochs)
         train(
-            network,
+            run.compiled(network),
             data,
             config=training,
             folder=folder,

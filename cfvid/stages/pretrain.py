@@ -80,7 +80,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     del settings["pretrain"]["input"]  # part of what follows
     return {
         **settings,
-        "precision": run.precision,
+        **run.arithmetic,
         "input": run.looking(config.pretrain_input.model_dump()).input_for("train", "extract"),
         "manifest": run.identify(run.manifest("pretrain")),
     }

@@ -60,7 +60,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
         run.folder / "retrain",
         {
             **config.plain("modality", "seed", "retrain"),
-            "precision": run.precision,
+            **run.arithmetic,
             "arch": config.retrain_arch,
             "input": run.input_for("train"),
             "pseudo_labels": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,

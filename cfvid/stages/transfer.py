@@ -66,7 +66,7 @@ def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     config, frozen = run.config, evaluation.protocol in FROZEN
     return {
         **config.plain("modality"),
-        "precision": run.precision,
+        **run.arithmetic,
         "protocol": _settings(config, evaluation),
         **({"any_label": True} if evaluation.target.name in config.transfer.any_label else {}),
         # The others train on samples, not on features as they are stored.

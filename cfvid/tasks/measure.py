@@ -102,7 +102,7 @@ def question_accuracy(
         inputs = modality.normalize(examples.inputs)
         with accelerator.autocast():
             logits = network(inputs.to(memory_format=memory_format(inputs.ndim)))
-        hits += num_right(logits, examples.target)
+        hits += int(num_right(logits, examples.target))
         num_questions += len(examples.target)
         num_samples += len(batch)
     hits, num_questions, num_samples = map(int, ranks.summed([hits, num_questions, num_samples]))

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
 
 from cfvid import ranks
 from cfvid.config import RunConfig
@@ -60,6 +61,24 @@ def _precision(config: RunConfig, on_cpu: bool) -> tuple[str, str]:
     if torch.cuda.is_bf16_supported():
         return "bf16", "the GPU has it"
     return "fp32", "the GPU has no bf16"
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small.
+
+    Raises:
+        ConfigError: when that does not work here.
+    """
+    module = nn.GELU()  # no product of matrices: that would need no compiler
+    module.compile()
+    try:
+        module(torch.ones(2, 2, device=device))
+    except Exception as error:  # of many kinds, from the compilers below
+        raise ConfigError(
+            "compile is true, but torch.compile does not work on this machine.",
+            why=str(error).strip().partition("\n")[0],
+            fix="Install a C++ compiler (on Debian: apt install g++) and Python's headers, or set compile: false.",
+        ) from error
 
 
 def memory_format(batch_or_dims: int) -> torch.memory_format:

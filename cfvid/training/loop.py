@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cfvid import ranks
-from cfvid.data.loader import Batch, SampleLoader
+from cfvid.data.loader import Batch, SampleLoader, on_device
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
 from cfvid.models.zoo import Network
@@ -178,7 +178,7 @@ def train(
     freeze(accelerator.unwrap_model(prepared), part_lrs or {})
     with contextlib.closing(log), bar, interrupts.graceful():
         while progress.epoch < config.epochs:
-            for batch in data.epoch(progress.epoch, first_batch=progress.batch):
+            for batch in on_device(data.epoch(progress.epoch, first_batch=progress.batch), accelerator.device):
                 epoch = progress.epoch + progress.batch / data.num_batches
                 lr = learning_rate(config, epoch=epoch, step_epochs=1 / data.num_batches)
                 set_learning_rate(optimizer, lr)
@@ -229,16 +229,23 @@ def _step(
     # Gradients of all but the last of the accumulated batches stay on their rank.
     with contextlib.nullcontext() if update else accelerator.no_sync(network):
         loss, mass, sums = _forward(network, batch, data, config, accelerator)
-        total_mass, *totals = ranks.summed([mass, *sums])
-        if not math.isfinite(totals[1]):
-            raise _not_finite("loss", totals[1], data.stage, progress)
+        [total_mass] = ranks.summed([mass])
         if loss is not None:
             # What is averaged over processes is a mean over examples, of which these may have unequally many.
             share = ranks.count() * mass / total_mass if total_mass else 0.0
             accelerator.backward(loss * share / config.gradient_accumulation)
     # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
-    if update and any(p.grad is not None for p in network.parameters()):
-        _check_gradients(network, config, accelerator, data.stage, progress)
+    update = update and any(p.grad is not None for p in network.parameters())
+    norm = _gradient_norm(network, config, accelerator) if update else torch.zeros(())
+    # The one time in a step that a GPU is waited for.
+    *own, norm_now = torch.stack([*sums, norm.to(sums.device, sums.dtype)]).tolist()
+    totals = ranks.summed(own)
+    if not math.isfinite(totals[1]):
+        raise _not_finite("loss", totals[1], data.stage, progress)
+    # With fp16, infinite gradients are usual: the scaler leaves the step out and lowers its scale.
+    if accelerator.scaler is None and not math.isfinite(norm_now):
+        raise _not_finite("gradient norm", norm_now, data.stage, progress)
+    if update:
         optimizer.step()
         optimizer.zero_grad()
     return dict(zip(_SUMS, map(float, totals), strict=True))
@@ -246,16 +253,16 @@ def _step(
 
 def _forward(
     network: nn.Module, batch: Batch, data: TrainingData, config: TrainingConfig, accelerator: Accelerator
-) -> tuple[torch.Tensor | None, float, tuple[float, float, float]]:
-    """The loss of this process' examples, their mass (the sum of their weights), and sums over them.
+) -> tuple[torch.Tensor | None, float, torch.Tensor]:
+    """The loss of this process' examples, their mass (the sum of their weights), and sums over them (see `_SUMS`).
 
     Where there are too few, because the others could not be read, there is no loss, or one of nothing.
     """
     if len(batch) < _FEWEST:
         # Other processes wait for this one's forward pass and gradients.
         nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
-        return nothing, 0.0, (0.0, 0.0, 0.0)
-    examples = data.objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
+        return nothing, 0.0, torch.zeros(len(_SUMS), dtype=torch.float64)
+    examples = data.objective.examples(batch.inputs[:, 0], batch)
     count = len(examples.target)
     how: dict[str, Any] = {"temperature": data.objective.temperature, "label_smoothing": config.label_smoothing}
     plain = accelerator.unwrap_model(network)
@@ -266,7 +273,9 @@ def _forward(
         logits = _outputs(network, examples, data, config, accelerator)
         loss, right = loss_of(logits, examples, **how), num_right(logits, examples.target)
     mass = float(count if examples.weights is None else examples.weights.sum())
-    return loss, mass, (count, loss.item() * count, int(right))
+    total = loss.detach().double() * count
+    sums = torch.stack([torch.full_like(total, count), total, right.double()])
+    return loss, mass, sums
 
 
 def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
@@ -297,17 +306,12 @@ def _outputs(
         return network(inputs, **options)
 
 
-def _check_gradients(
-    network: nn.Module, config: TrainingConfig, accelerator: Accelerator, stage: str, progress: Progress
-) -> None:
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+def _gradient_norm(network: nn.Module, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
+    """Of all gradients together; they are clipped where that is asked for."""
     if config.clip_grad_norm is not None:
-        norm = accelerator.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
-    else:
-        norm = torch.nn.utils.get_total_norm(gradients)
-    # With fp16, infinite gradients are usual: the scaler leaves the step out and lowers its scale.
-    if accelerator.scaler is None and not torch.isfinite(norm):
-        raise _not_finite("gradient norm", float(norm), stage, progress)
+        norm: torch.Tensor = accelerator.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
+        return norm
+    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def _not_finite(what: str, value: float, stage: str, progress: Progress) -> TrainingError:

@@ -94,10 +94,10 @@ def loss_in_parts(
     return loss, torch.stack([right for _, right in parts]).sum()
 
 
-def num_right(logits: torch.Tensor, target: torch.Tensor) -> int:
-    """How many examples are answered rightly: with soft targets, by a class that has the largest share."""
+def num_right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How many examples are answered rightly, a scalar: with soft targets, by a class that has the largest share."""
     said = logits.argmax(1)
     if target.ndim == 1:
-        return int((said == target).sum())
+        return (said == target).sum()
     share = target.gather(1, said[:, None])[:, 0]
-    return int((share >= target.max(1).values * (1 - 1e-6)).sum())
+    return (share >= target.max(1).values * (1 - 1e-6)).sum()
