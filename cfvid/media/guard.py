@@ -12,33 +12,32 @@ forked them, and that one ends when the parent's end of a pipe closes.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import pickle
 import selectors
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cfvid.errors import DataError
-from cfvid.media.guard_child import Work, child_main, receive_array
+from cfvid.media.guard_child import INLINE_BYTES, Work, receive_array
+from cfvid.media.guard_handle import MAX_PAYLOAD_BYTES, Child, Task
+
+__all__ = ["MAX_PAYLOAD_BYTES", "GuardedPool", "Outcome", "Work"]
 
 logger = logging.getLogger(__name__)
 
-MAX_PAYLOAD_BYTES = 32_768
-"""Pickled. A child that is busy sending takes nothing in: what is sent to it meanwhile must fit the pipe."""
 _STARTUP_DEADLINE_S = 180.0
-_QUEUE_DEPTH = 3
-"""Tasks sent ahead to each child, so that it never waits for the next one."""
+_QUEUE_DEPTH, _QUICK_QUEUE_DEPTH = 3, 8
+"""Tasks sent ahead to each child, so that it never waits for the next one; more where each takes little time."""
+_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S = 0.005, 0.001
+"""For results to gather: to wake up for each one would cost more than to read it."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,6 @@ class Outcome:
     """The attempt that succeeded."""
     reasons: tuple[str, ...]
     """Why each failed attempt failed."""
-
-
-@dataclass
-class _Task:
-    number: int
-    payload: Any
-    first_attempt: int = 0
-    crashed: bool = False
-    """Whether this attempt has crashed once."""
-    reasons: list[str] = field(default_factory=list)
 
 
 class GuardedPool:
@@ -86,7 +75,7 @@ class GuardedPool:
     ) -> None:
         self._work, self.attempts = work, attempts
         self.num_workers, self._deadline_s, self._memory_gb = num_workers, deadline_s, memory_gb
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         self._round: _Round | None = None
         self._closed = False
 
@@ -131,8 +120,8 @@ class GuardedPool:
             self._round.stop()
             self._round = None
 
-    def _new_child(self) -> _Child:
-        return _Child(self._work, self.attempts, self._memory_gb)
+    def _new_child(self) -> Child:
+        return Child(self._work, self.attempts, self._memory_gb)
 
 
 def _run_here(work: Work, attempts: tuple[str, ...], payload: Any) -> Outcome:
@@ -152,45 +141,6 @@ def _reason(attempt: str, error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------- parent
 
 
-class _Child:
-    """One child process and the tasks it was given, the first of which it works on."""
-
-    def __init__(self, work: Work, attempts: tuple[str, ...], memory_gb: float) -> None:
-        context = _context()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=child_main, args=(theirs, work, attempts, memory_gb), daemon=True, name="cfvid-decode"
-        )
-        self.process.start()
-        theirs.close()
-        self.tasks: deque[_Task] = deque()
-        self.ready = False
-        self.since = time.monotonic()
-
-    def give(self, task: _Task) -> None:
-        message = pickle.dumps((task.payload, task.first_attempt), protocol=pickle.HIGHEST_PROTOCOL)
-        if len(message) > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a payload of {len(message)} bytes; at most {MAX_PAYLOAD_BYTES} can be sent")
-        if not self.tasks:
-            self.since = time.monotonic()
-        self.connection.send_bytes(message)
-        self.tasks.append(task)
-
-    def kill(self, *, patience_s: float = 0.0) -> str:
-        """End it, if it does not end by itself within a time; returns how it ended."""
-        if patience_s:
-            self.process.join(timeout=patience_s)
-        if self.process.exitcode is None:
-            self.process.kill()
-        self.process.join()
-        code = self.process.exitcode
-        self.process.close()
-        self.connection.close()
-        with contextlib.suppress(ValueError, TypeError):
-            return signal.Signals(-code).name
-        return f"exit code {code}"
-
-
 class _Round:
     """One `imap`: a thread hands out tasks and takes results while the consumer computes.
 
@@ -201,8 +151,8 @@ class _Round:
     def __init__(
         self,
         payloads: Iterable[Any],
-        children: list[_Child],
-        new_child: Callable[[], _Child],
+        children: list[Child],
+        new_child: Callable[[], Child],
         attempts: tuple[str, ...],
         deadline_s: float,
         ahead: int,
@@ -210,7 +160,7 @@ class _Round:
         self._payloads = enumerate(payloads)
         self._children, self._new_child = children, new_child
         self._attempts, self._deadline_s, self._ahead = attempts, deadline_s, ahead
-        self._again: deque[_Task] = deque()
+        self._again: deque[Task] = deque()
         self._done: dict[int, Outcome] = {}
         self._begun = self._taken = 0
         self._exhausted = self._stopped = self._pump_wants_room = False
@@ -285,9 +235,9 @@ class _Round:
             os.close(self._wake_write)
 
     def _hand_out(self) -> None:
-        for depth in range(_QUEUE_DEPTH):
+        for depth in range(_QUICK_QUEUE_DEPTH):
             for child in self._children:
-                if len(child.tasks) > depth:
+                if len(child.tasks) > depth or depth >= _depth_for(child):
                     continue
                 task = self._next_task()
                 if task is None:
@@ -297,7 +247,7 @@ class _Round:
                 except OSError:  # it died: what it still sent is read first, then it is replaced
                     self._again.appendleft(task)
 
-    def _next_task(self) -> _Task | None:
+    def _next_task(self) -> Task | None:
         if self._again:
             return self._again.popleft()
         with self._news:
@@ -313,32 +263,42 @@ class _Round:
                 self._exhausted = True
                 return None
             self._begun += 1
-        return _Task(*item)
+        return Task(*item)
 
     def _collect(self) -> None:
         """Wait for results, the next deadline or the consumer; deal with what came."""
         now = time.monotonic()
         timeout = min(self._left(child, now) for child in self._children)
-        for key, _ in self._selector.select(timeout=max(0.0, min(timeout, 60.0))):
-            if key.data is None:
-                os.read(self._wake_read, 4096)
-            else:
-                self._receive(key.data)
+        ready = self._selector.select(timeout=max(0.0, min(timeout, 60.0)))
+        pause_s = min(map(_spare_s, self._children))
+        gathers = bool(ready) and pause_s > _SHORTEST_PAUSE_S
+        if gathers:
+            time.sleep(min(pause_s, _LONGEST_PAUSE_S))
+        while ready:
+            for key, _ in ready:
+                if key.data is None:
+                    os.read(self._wake_read, 4096)
+                else:
+                    self._receive(key.data)
+            ready = self._selector.select(timeout=0) if gathers else []
         now = time.monotonic()
         for child in list(self._children):
             # A result may have come while this process was held up elsewhere: look before killing.
             if self._left(child, now) <= 0 and not child.connection.poll():
                 self._replace(child, overdue=True)
+        with self._news:
+            if self._taken in self._done:
+                self._news.notify()
 
-    def _left(self, child: _Child, now: float) -> float:
+    def _left(self, child: Child, now: float) -> float:
         if not child.tasks:
             return float("inf")
         return child.since + (self._deadline_s if child.ready else _STARTUP_DEADLINE_S) - now
 
-    def _receive(self, child: _Child) -> None:
+    def _receive(self, child: Child) -> None:
         try:
             kind, *content = pickle.loads(child.connection.recv_bytes())
-            array = receive_array(child.connection, *content) if kind == "value" else None
+            array = receive_array(child.connection, *content[1:]) if kind == "value" else None
         except Exception:  # the end of the stream, or what a spoilt process wrote before it died
             self._replace(child)
             return
@@ -350,22 +310,23 @@ class _Round:
             if child.tasks[0].first_attempt == len(self._attempts):
                 self._finish(child.tasks.popleft(), None)
         else:
+            # A large array fills the pipe, and its child waits until it is taken.
+            is_small = array is not None and array.nbytes <= INLINE_BYTES
+            child.task_s = content[0] if is_small else None
             self._finish(child.tasks.popleft(), array)
 
-    def _blame(self, task: _Task, reason: str) -> None:
+    def _blame(self, task: Task, reason: str) -> None:
         task.reasons.append(f"{self._attempts[task.first_attempt]}: {reason}")
         task.first_attempt += 1
         task.crashed = False
 
-    def _finish(self, task: _Task, value: np.ndarray | None) -> None:
+    def _finish(self, task: Task, value: np.ndarray | None) -> None:
         attempt = None if value is None else self._attempts[task.first_attempt]
         outcome = Outcome(task.payload, value, attempt, tuple(task.reasons))
         with self._news:
             self._done[task.number] = outcome
-            if task.number == self._taken:
-                self._news.notify()
 
-    def _replace(self, child: _Child, *, overdue: bool = False) -> None:
+    def _replace(self, child: Child, *, overdue: bool = False) -> None:
         """Kill a child and give its tasks to others; the first of them may be to blame."""
         self._selector.unregister(child.connection)
         ending = child.kill(patience_s=0.0 if overdue else 2.0)  # the pipe closes before the process has ended
@@ -400,8 +361,11 @@ class _Round:
                     child.kill()
 
 
-def _context() -> Any:
-    """Children are forked from a clean server process: quick to replace, and without this process' threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cfvid.modalities", "cfvid.media.fork_server"])
-    return context
+def _depth_for(child: Child) -> int:
+    is_quick = child.task_s is not None and child.task_s < _LONGEST_PAUSE_S
+    return _QUICK_QUEUE_DEPTH if is_quick else _QUEUE_DEPTH
+
+
+def _spare_s(child: Child) -> float:
+    """How long a child can do without this process: until it has one more task besides the one it works on."""
+    return (len(child.tasks) - 2) * child.task_s if child.task_s is not None else 0.0

@@ -9,6 +9,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,6 +33,7 @@ def child_main(connection: Connection, work: Work, attempts: tuple[str, ...], me
         except (EOFError, OSError):
             return
         for attempt in attempts[first_attempt:]:
+            start = time.perf_counter()
             try:
                 # order="C" and not ascontiguousarray, which makes a row of a number.
                 value = np.asarray(work(payload, attempt), order="C")
@@ -40,10 +42,11 @@ def child_main(connection: Connection, work: Work, attempts: tuple[str, ...], me
             except Exception as error:
                 _send(connection, "failed", str(error) or type(error).__name__)
                 continue
+            seconds = time.perf_counter() - start
             if value.nbytes <= INLINE_BYTES:
-                _send(connection, "value", value.dtype.str, value.shape, bytearray(value.tobytes()))
+                _send(connection, "value", seconds, value.dtype.str, value.shape, bytearray(value.tobytes()))
             else:
-                _send(connection, "value", value.dtype.str, value.shape, None)
+                _send(connection, "value", seconds, value.dtype.str, value.shape, None)
                 rest = value.data.cast("B")
                 while rest:
                     rest = rest[os.write(connection.fileno(), rest) :]

@@ -66,7 +66,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    # Converting would copy it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _known_bits(image: Image.Image) -> int | None:

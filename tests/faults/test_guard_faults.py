@@ -63,6 +63,17 @@ def test_a_hang_is_killed_at_the_deadline_and_the_others_go_on(pool: GuardedPool
     assert not after & wait_until_gone(before - after, seconds=2.0)
 
 
+def test_a_hang_among_quick_tasks_costs_itself_alone(pool: GuardedPool) -> None:
+    """Many are sent ahead, and results are left to gather: the deadline still is that of the one that hangs."""
+    payloads = [*(f"slow {n} 0.002" for n in range(40)), "first:hang 40", *(f"slow {n} 0.002" for n in range(41, 60))]
+    started = time.monotonic()
+    outcomes = list(pool.imap(payloads))
+    assert DEADLINE_S <= time.monotonic() - started < DEADLINE_S + 1.5
+    assert values(outcomes) == list(range(60))
+    assert [n for n, outcome in enumerate(outcomes) if outcome.reasons] == [40]
+    assert outcomes[40].attempt == "second"
+
+
 def test_others_are_not_held_up_by_a_hang(pool: GuardedPool) -> None:
     """While one child hangs, the other one does all the rest: its results are there when the hang is over."""
     started = time.monotonic()
@@ -160,7 +171,7 @@ def test_no_child_outlives_its_parent(way: str, tmp_path: Path) -> None:
     tests = Path(__file__).resolve().parents[1]
     parent = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "pid")],
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env={**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

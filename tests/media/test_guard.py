@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.decoders import ATTEMPTS, array_of, no_array, stand_in, transposed
+from support.decoders import ATTEMPTS, array_of, no_array, of_size, stand_in, transposed
 
 from cfvid.errors import DataError
+from cfvid.media import guard
 from cfvid.media.guard import MAX_PAYLOAD_BYTES, GuardedPool, Outcome
 
 
@@ -154,6 +155,31 @@ def test_a_payload_that_is_too_large_is_refused() -> None:
         with pytest.raises(ValueError, match="payload"):
             list(pool.imap(["ok 1", "ok " + "1" * MAX_PAYLOAD_BYTES]))
         assert numbers(list(pool.imap(["ok 3"]))) == [3]
+
+
+def test_quick_tasks_with_large_payloads_and_results_do_not_block_each_other() -> None:
+    """All that is sent ahead fits the pipe of a child which itself waits for a large result to be taken."""
+    padding = "x" * (MAX_PAYLOAD_BYTES - 300)
+    with pool_of(of_size) as pool:
+        sizes = [1] * 20 + [3_000_000, 1, 1] * 8
+        outcomes = list(pool.imap([(size, padding) for size in sizes]))
+    assert [None if o.value is None else len(o.value) for o in outcomes] == sizes
+
+
+def test_results_of_quick_tasks_are_taken_several_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    collect = guard._Round._collect
+    monkeypatch.setattr(guard._Round, "_collect", lambda self: calls.append(collect(self)))
+    with GuardedPool(stand_in, attempts=ATTEMPTS, num_workers=1, deadline_s=20) as pool:
+        list(pool.imap(["ok 0"]))
+        calls.clear()
+        assert numbers(list(pool.imap(f"slow {n} 0.002" for n in range(60)))) == list(range(60))
+        assert len(calls) < 50
+        calls.clear()
+        # Slow ones are not kept waiting for others.
+        for outcome in pool.imap(f"slow {n} 0.05" for n in range(4)):
+            assert outcome.value is not None
+        assert len(calls) >= 4
 
 
 def test_one_imap_at_a_time() -> None:

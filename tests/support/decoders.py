@@ -73,6 +73,11 @@ def array_of(payload: tuple[str, tuple[int, ...]], attempt: str) -> np.ndarray:
     return np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
 
 
+def of_size(payload: tuple[int, str], attempt: str) -> np.ndarray:
+    """So many bytes; what comes with the number only makes the payload larger."""
+    return np.zeros(payload[0], dtype=np.uint8)
+
+
 def transposed(payload: int, attempt: str) -> np.ndarray:
     """An array that does not lie in memory in its own order."""
     return np.arange(payload * 1000).reshape(1000, payload).T
