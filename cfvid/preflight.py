@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.models.zoo import Network, feature_dims
 from cfvid.stages.cluster import claims as of_cluster
-from cfvid.stages.context import Run
+from cfvid.stages.context import Run, clip_cache_of
 from cfvid.stages.estimate import claims as of_estimate
 from cfvid.stages.evaluations import read_target
 from cfvid.stages.extract import claims as of_extract
@@ -54,6 +55,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     with faults.collected():
         if run.accelerator and run.config.compile:
             check_compiler(run.accelerator.device)
+    with faults.collected():
+        check_clip_cache(run)
     if "pretrain" in stages:
         with faults.collected():
             _check_pretrain(run)
@@ -113,6 +116,27 @@ class Faults:
             kind = kinds.pop() if len(kinds) == 1 else ConfigError
             texts = ("  - " + str(error).replace("\n", "\n    ") for error in self.found)
             raise kind(f"{len(self.found)} things stand in the way:\n" + "\n".join(texts))
+
+
+def check_clip_cache(run: Run) -> None:
+    """Look at the folder of the clip cache, which need not exist yet.
+
+    Raises:
+        ConfigError: when it cannot be written.
+    """
+    cache = clip_cache_of(run.config.runtime)
+    if cache is None:
+        return
+    folder = Path(cache.folder)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"runtime.clip_cache: {folder} cannot be written.",
+            why=f"{existing} is {'no folder' if not existing.is_dir() else 'not writable'}",
+            fix="Name another folder, or leave runtime.clip_cache out.",
+        )
+    if getattr(run.config.input, "cache_short_side", None) is None:
+        logger.warning("runtime.clip_cache does nothing: input.cache_short_side is not set")
 
 
 def _check_pretrain(run: Run) -> None:

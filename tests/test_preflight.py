@@ -39,6 +39,15 @@ def test_faults_of_several_stages_are_told_together_before_any_work(pictures: Pa
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_clip_cache_that_cannot_be_written_is_told(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = tiny_config(pictures, runtime__clip_cache=str(tmp_path / "file" / "cache"))
+    with pytest.raises(ConfigError, match=r"runtime.clip_cache: \S+/file/cache cannot be written") as refused:
+        run_stages(config, tmp_path / "run")
+    assert "is no folder" in str(refused.value)
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [

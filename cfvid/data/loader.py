@@ -17,6 +17,7 @@ import torch
 from cfvid import launch
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import Skip, SkipLedger
+from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool, Outcome, Work
 from cfvid.media.source import Media
 from cfvid.sections.stages import RuntimeConfig
@@ -38,6 +39,8 @@ class Request:
     look: Look
     seed: int
     """Of the random draws of `train`."""
+    cache: ClipCache | None = None
+    """Where small frames are kept; see `cfvid.data.small_video`."""
 
     def __str__(self) -> str:
         return str(self.media)
@@ -83,17 +86,26 @@ class SampleLoader:
         manifest: the samples.
         pool: decodes `Request`s; samples that its first attempt cannot read are counted as fallbacks.
         ledger: takes what cannot be read.
+        cache: of small frames, for modalities that use one.
         pin: batches lie in pinned memory, from which a GPU copies them while it computes.
     """
 
-    def __init__(self, manifest: Manifest, *, pool: GuardedPool, ledger: SkipLedger, pin: bool = False) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        pool: GuardedPool,
+        ledger: SkipLedger,
+        cache: ClipCache | None = None,
+        pin: bool = False,
+    ) -> None:
         self.manifest, self.ledger = manifest, ledger
-        self._pool, self._pin = pool, pin
+        self._pool, self._cache, self._pin = pool, cache, pin
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
         sample = self.manifest[self.manifest.row_of[sample_id]]
-        return Request(sample_id, self.manifest.locate(sample), sample.start_s, sample.end_s, look, seed)
+        return Request(sample_id, self.manifest.locate(sample), sample.start_s, sample.end_s, look, seed, self._cache)
 
     def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
         """Every request's outcome, in order; failures are in the ledger by then."""

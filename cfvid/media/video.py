@@ -47,6 +47,11 @@ class VideoReader(Protocol):
     times_s: np.ndarray
     """float64, (F,): presentation time of each frame in seconds, ascending, the first one 0."""
 
+    @property
+    def is_of_one_size(self) -> bool:
+        """Whether all frames read so far came at one size; others are scaled to that of the first one asked for."""
+        ...
+
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Frames by index into `times_s`, in the order given (repeats allowed): uint8, (n, H, W, 3), RGB.
 
@@ -81,6 +86,10 @@ class _SafeReader:
     def __init__(self, reader: VideoReader, media: Media) -> None:
         self._reader, self._media = reader, media
         self.times_s = reader.times_s
+
+    @property
+    def is_of_one_size(self) -> bool:
+        return self._reader.is_of_one_size
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         with _as_unreadable(self._media):
@@ -120,6 +129,9 @@ class DecordReader:
     It goes to a frame by its own count: to the key frame before it, then so many frames on. Where that leads elsewhere
     it says nothing, so it is only used where it is known to be right.
     """
+
+    is_of_one_size = True
+    """It scales them by itself, whatever is asked for."""
 
     def __init__(self, opened: Opener) -> None:
         # How often decord looks for the last frames, which another thread decodes: at 512 it can give up on good files.
@@ -172,7 +184,7 @@ class PyAVReader:
     """PyAV: reads nearly everything, trusts no metadata."""
 
     def __init__(self, opened: Opener) -> None:
-        self._opened = opened
+        self._opened, self.is_of_one_size = opened, True
         self._container, self._stream = open_stream(opened)
         try:
             self._packets = read_packets(self._container, self._stream)
@@ -229,6 +241,7 @@ class PyAVReader:
             frames = self._by_count(wanted)
         else:
             frames = self._by_key_frames(self._pts[wanted]) or self._by_time(wanted)
+        self.is_of_one_size &= len({frame.shape for frame in frames}) == 1
         return np.stack(_same_size(frames))[places]
 
     def _by_key_frames(self, targets: np.ndarray) -> list[np.ndarray] | None:

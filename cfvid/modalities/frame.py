@@ -14,7 +14,8 @@ from cfvid.data import transforms
 from cfvid.data.clip_sampling import random_start, seconds_of, uniform_starts
 from cfvid.data.clips import read_clips
 from cfvid.data.loader import Request
-from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, open_video
+from cfvid.data.small_video import open_small
+from cfvid.media.video import SUFFIXES, VIDEO_DECODERS
 from cfvid.modalities.image import ImageInput, views_of
 from cfvid.modalities.video import film_strip
 from cfvid.sections.base import Count, Section
@@ -23,6 +24,9 @@ from cfvid.sections.base import Count, Section
 class FrameInput(ImageInput):
     """Options of the frame modality: those of pictures, and how many frames are looked at."""
 
+    cache_short_side: Count | None = None
+    """Decoded frames are first scaled to this shorter side, and all else works on these; smaller ones stay as they are.
+    They can be kept between epochs (`runtime.clip_cache`)."""
     extract_frames: Count = 1
     """Even frames per video whose features are averaged."""
     score_frames: Count = 3
@@ -44,7 +48,7 @@ class FrameModality:
 
     def load(self, request: Request, decoder: str) -> np.ndarray:
         """uint8, (V, 3, S, S); a film strip for `preview`."""
-        with open_video(request.media, decoder=decoder) as reader:
+        with open_small(request, decoder=decoder, short_side=self.options.cache_short_side) as reader:
             if request.look == "preview":
                 return film_strip(reader, request)
             frames = read_clips(

@@ -12,7 +12,8 @@ from cfvid.data import clip_sampling, transforms
 from cfvid.data.clip_sampling import ShortClip, seconds_of, segment
 from cfvid.data.clips import Plan, read_clips
 from cfvid.data.loader import Request
-from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, VideoReader, open_video
+from cfvid.data.small_video import open_small
+from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, VideoReader
 from cfvid.sections.base import Count, Fraction, Positive, Section
 
 Triple = tuple[float, float, float]
@@ -31,6 +32,9 @@ class VideoInput(Section):
     """Side of the square that the network sees, in pixels."""
     resize: Count
     """The shorter side before cropping, in pixels."""
+    cache_short_side: Count | None = None
+    """Decoded frames are first scaled to this shorter side, and all else works on these; smaller ones stay as they are.
+    They can be kept between epochs (`runtime.clip_cache`)."""
     max_resize: Count | None = None
     """In training the shorter side is drawn between `resize` and this."""
     short_clip: ShortClip = "repeat"
@@ -54,6 +58,8 @@ class VideoInput(Section):
     def _sizes_agree(self) -> VideoInput:
         if self.resize < self.crop_size:
             raise ValueError(f"resize ({self.resize}) must be at least crop_size ({self.crop_size})")
+        if self.cache_short_side is not None and self.cache_short_side < self.resize:
+            raise ValueError(f"cache_short_side ({self.cache_short_side}) must be at least resize ({self.resize})")
         if self.max_resize is not None and self.max_resize < self.resize:
             raise ValueError(f"max_resize ({self.max_resize}) must be at least resize ({self.resize})")
         return self
@@ -79,7 +85,7 @@ class VideoModality:
 
     def load(self, request: Request, decoder: str) -> np.ndarray:
         """uint8, (V, 3, T, S, S); a film strip for `preview`."""
-        with open_video(request.media, decoder=decoder) as reader:
+        with open_small(request, decoder=decoder, short_side=self.options.cache_short_side) as reader:
             if request.look == "preview":
                 return film_strip(reader, request)
             if request.look == "train":

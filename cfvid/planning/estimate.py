@@ -20,7 +20,7 @@ from cfvid.planning.arithmetic import overlap
 from cfvid.planning.probe import MEASURED_S, Rates, measure
 from cfvid.planning.text import duration_text, size_text
 from cfvid.planning.work import Pass, Work, disk_bytes, works_of
-from cfvid.stages.context import Run
+from cfvid.stages.context import Run, clip_cache_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ def announce(run: Run, stages: Collection[str]) -> None:
         memory = f", {size_text(work.memory_bytes)} of memory for its arrays" if work.memory_bytes else ""
         logger.info("plan: %s: %s, %s to write%s", work.name, work.what, size_text(work.kept_bytes), memory)
     kept, most = disk_bytes(works)
-    free = free_bytes(run.folder)
-    if most > free:
-        logger.warning("%s", _too_small(run.folder, most, free))
-    elif works:
+    warnings = _disk_warnings(run, most, works)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    if works and not warnings:
         logger.info("plan: %s to write in all, %s at most while it works", size_text(kept), size_text(most))
 
 
@@ -123,8 +123,31 @@ def num_cores() -> int:
 
 def free_bytes(folder: Path) -> int:
     """Free on the disk of a folder, which need not exist yet."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def cache_room(run: Run, works: Sequence[Work]) -> int:
+    """Bytes that the clip cache may grow by while these works train; how long videos are is not known before."""
+    cache = clip_cache_of(run.config.runtime)
+    is_used = getattr(run.config.input, "cache_short_side", None) is not None
+    trains = any(one.looks.look == "train" for work in works if not work.is_done for one in work.passes)
+    return max(0, cache.limit_bytes - cache.used_bytes()) if cache is not None and is_used and trains else 0
+
+
+def _disk_warnings(run: Run, most: int, works: Sequence[Work]) -> list[str]:
+    """What is said of disks that are too small for the run folder and the clip cache."""
+    needs, room, cache = [(run.folder, most)], cache_room(run, works), clip_cache_of(run.config.runtime)
+    if room and cache is not None:
+        folder = Path(cache.folder)
+        if _existing(folder).stat().st_dev == _existing(run.folder).stat().st_dev:
+            needs = [(run.folder, most + room)]
+        else:
+            needs.append((folder, room))
+    return [_too_small(folder, each, free_bytes(folder)) for folder, each in needs if each > free_bytes(folder)]
 
 
 def _too_small(folder: Path, most: int, free: int) -> str:
@@ -172,9 +195,10 @@ def _totals(run: Run, works: Sequence[Work], costs: Sequence[Cost]) -> list[str]
         lines.append(f"GPU memory   {size_text(on_gpu)} at most; there are {size_text(there)}")
         if on_gpu > there:
             lines.append("warning      that is more than there is: lower the batch sizes")
-    if most > free:
-        lines.append(f"warning      {_too_small(run.folder, most, free)}")
-    return lines
+    room = cache_room(run, works)
+    if room:
+        lines.append(f"clip cache   grows by up to {size_text(room)}; time is that of epochs which decode")
+    return [*lines, *(f"warning      {text}" for text in _disk_warnings(run, most, works))]
 
 
 def _how(run: Run, rates: Rates) -> list[str]:

@@ -193,6 +193,13 @@ class RuntimeConfig(Section):
     """A decoder that takes longer for one sample is killed."""
     decode_memory_gb: Positive = 4.0
     """Memory that one decoding process may take."""
+    clip_cache: str | None = None
+    """A folder where videos are kept, decoded and made small (`input.cache_short_side`), so that later epochs need not
+    decode them. The first training look at a video then decodes all of it. Not kept: shards behind a URL, videos whose
+    small frames would take more than 1 % of `clip_cache_gb` or a quarter of the deadline, and those that do not decode
+    to their end."""
+    clip_cache_gb: Positive = 20.0
+    """Limit of that folder; nothing is added beyond it, and nothing removed."""
     checkpoint_minutes: Positive = 5.0
     """Time between resumable states of a training; one is also written at the end of every epoch."""
     log_every_steps: Count = 10

@@ -44,8 +44,10 @@ from cfvid.data.readers import read_sources
 from cfvid.data.skips import SkipLedger
 from cfvid.data.subsets import keep_samples
 from cfvid.errors import DataError
+from cfvid.media.clip_cache import ClipCache
 from cfvid.media.source import is_url
 from cfvid.modalities import build_modality
+from cfvid.sections.stages import RuntimeConfig
 from cfvid.training.device import build_accelerator
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -71,6 +73,8 @@ class Run:
         self._manifests: dict[str, Manifest] = {}
         self._written: set[str] = set()
         """The manifests whose snapshots are written."""
+        self._told: set[str] = set()
+        """What is said once."""
 
     @functools.cached_property
     def accelerator(self) -> Accelerator:
@@ -253,10 +257,24 @@ class Run:
         with (
             contextlib.closing(ledger),
             open_pool(self.modality.load, attempts=self.modality.decoders, runtime=self.config.runtime) as pool,
+            self._clip_cache() as cache,
         ):
-            yield SampleLoader(manifest, pool=pool, ledger=ledger, pin=self.accelerator.device.type == "cuda")
+            pin = self.accelerator.device.type == "cuda"
+            yield SampleLoader(manifest, pool=pool, ledger=ledger, cache=cache, pin=pin)
             for skips in ranks.gathered(ledger.skips):
                 ledger.extend(skips)
+
+    @contextlib.contextmanager
+    def _clip_cache(self) -> Iterator[ClipCache | None]:
+        """The cache of small frames, where there is one; at the end it is told, once, when nothing fitted any more."""
+        cache = clip_cache_of(self.config.runtime)
+        if cache is not None and ranks.is_main():
+            cache.begin()
+        yield cache
+        reason = cache.is_full() if cache is not None and ranks.is_main() else None
+        if reason is not None and reason not in self._told:
+            self._told.add(reason)
+            logger.warning("nothing more is kept in runtime.clip_cache: %s; what is not there is decoded", reason)
 
     def looking(self, input_changes: Mapping[str, Any]) -> Run:
         """The same run, whose modality has some other input options; the configuration stays as it is."""
@@ -276,6 +294,14 @@ def _are_there(blocks: Iterator[pa.RecordBatch]) -> bool:
     """Whether all root folders of samples exist; of URLs that is not looked at."""
     roots = {root for block in blocks for root in block["root"].unique().to_pylist()}
     return all(is_url(root) or Path(root).is_dir() for root in roots)
+
+
+def clip_cache_of(runtime: RuntimeConfig) -> ClipCache | None:
+    """The cache of small frames that these settings name."""
+    if runtime.clip_cache is None:
+        return None
+    folder = str(Path(runtime.clip_cache).expanduser().absolute())
+    return ClipCache(folder, int(runtime.clip_cache_gb * 1e9), runtime.decode_deadline_s / 4)
 
 
 def cache_folder(chosen: str | None = None) -> Path:

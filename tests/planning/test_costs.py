@@ -17,7 +17,7 @@ from cfvid.errors import DataError
 from cfvid.models.zoo import build_network
 from cfvid.pipeline import TRAIN, describe_plan, run_stages
 from cfvid.planning import probe
-from cfvid.planning.estimate import cost_of, estimate_lines
+from cfvid.planning.estimate import announce, cache_room, cost_of, estimate_lines
 from cfvid.planning.probe import Rates, measure
 from cfvid.planning.work import Work, works_of
 from cfvid.stages import Run
@@ -104,6 +104,27 @@ def test_frames(videos: Path, tmp_path: Path) -> None:
     values = tiny_values(videos, cluster__num_clusters=2) | {"modality": "frame"}
     works, _, _ = estimated(configure(values), tmp_path / "run")
     assert works[-1].passes[1].looks.num_views == 3
+
+
+def test_the_clip_cache_counts_where_it_is_used(videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def run(**changes: Any) -> Run:
+        own = {"runtime__clip_cache": str(tmp_path / "cache"), "runtime__clip_cache_gb": 1e9, **changes}
+        values = tiny_values(videos, cluster__num_clusters=2, **own) | {"modality": "frame"}
+        return Run(configure(values), tmp_path / "run")
+
+    small = {"input__cache_short_side": 32}
+    for changes, stages, room in (
+        (small, ["pretrain"], 10**18),
+        (small, ["cluster"], 0),
+        ({}, ["pretrain"], 0),
+        ({**small, "runtime__clip_cache": None}, ["pretrain"], 0),
+        ({**small, "runtime__clip_cache_gb": 1e-3}, ["pretrain"], 10**6),
+    ):
+        caplog.clear()
+        asked = run(**changes)
+        assert cache_room(asked, works_of(asked, stages)) == room
+        announce(asked, stages)
+        assert ("too small" in caplog.text) == (room == 10**18)
 
 
 def test_brought_weights(pictures: Path, tmp_path: Path) -> None:

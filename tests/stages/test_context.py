@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from support.tiny import tiny_config, write_pictures
+from support.media import write_video
+from support.tiny import configure, tiny_config, tiny_values, write_pictures
 
 from cfvid.errors import DamagedArtifact
+from cfvid.media import clip_cache
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run, cluster, context, extract, pretrain
 
@@ -36,6 +38,30 @@ def test_equal_work_is_done_once_and_other_work_apart(pictures: Path, tmp_path: 
     counts = [json.loads((run / "cluster" / "record.json").read_text())["facts"]["num_clusters"] for run in (a, b)]
     assert counts == [3, 4]
     assert sorted(path.name for path in shared.iterdir()) == ["cluster", "extract", "pretrain"]
+
+
+def test_the_clip_cache_changes_no_training_and_is_told_when_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(clip_cache, "_LARGEST_SHARE", 1.0)
+    for label in ("a", "b"):
+        (tmp_path / "media" / "train" / label).mkdir(parents=True)
+        for number in range(3):
+            write_video(tmp_path / "media" / "train" / label / f"{number}.mp4", 12)
+    losses = {}
+    for name, limit_gb in (("without", None), ("some", 1e-4), ("all", 1.0)):
+        values = tiny_values(tmp_path / "media", input__cache_short_side=32, data__targets={})
+        values["modality"] = "frame"
+        if limit_gb is not None:
+            values["runtime"] |= {"clip_cache": str(tmp_path / name), "clip_cache_gb": limit_gb}
+        caplog.clear()
+        pretrain(Run(configure(values), tmp_path / f"run-{name}"))
+        told = [record for record in caplog.records if "runtime.clip_cache" in record.getMessage()]
+        assert len(told) == (name == "some")
+        lines = (tmp_path / f"run-{name}" / "pretrain" / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line).get("loss") for line in lines]
+    assert losses["without"] == losses["some"] == losses["all"]
+    assert 0 < len([*(tmp_path / "some").glob("*.clip")]) < len([*(tmp_path / "all").glob("*.clip")]) == 6
 
 
 def test_a_changed_setting_leads_to_other_work_and_the_old_stays(pictures: Path, tmp_path: Path) -> None:
