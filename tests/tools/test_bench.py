@@ -29,6 +29,7 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
     assert {c["benchmark"] for c in comparisons} == {
         "decode",
         "clips",
+        "cache",
         "extract",
         "retrain",
         "cluster",
@@ -48,6 +49,8 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
     # pytorchvideo keeps other frames of the same clip where the frame rate is no multiple of the clip's.
     clips = [c["notes"]["identical outputs"] for c in comparisons if c["reference"] in ("raw decord", "raw PyAV")]
     assert clips == ["8/8"] * 8
+    cached = [c["notes"]["identical outputs"] for c in comparisons if c["benchmark"] == "cache"]
+    assert cached == ["4/4", "4/4"]
     by_faiss = next(c for c in comparisons if c["reference"] == "faiss.Kmeans")
     assert by_faiss["notes"]["objective ratio"] == pytest.approx(1.0)
     assert report["machine"]["cores"] >= 1

@@ -14,7 +14,7 @@ from typing import Any
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, machine, markdown_table, num_cores, text_table
 
-NAMES = ("decode", "clips", "extract", "retrain", "cluster", "streaming", "hierarchical", "memory", "probe")
+NAMES = ("decode", "clips", "cache", "extract", "retrain", "cluster", "streaming", "hierarchical", "memory", "probe")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=_count, default=num_cores(), help="decoding processes (default: one per core)"
     )
-    parser.add_argument("--videos", type=Path, metavar="DIR", help="decode and clips: these instead of generated ones")
+    parser.add_argument(
+        "--videos", type=Path, metavar="DIR", help="decode, clips, cache: these instead of generated ones"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/BENCHMARKS.md")
     return parser

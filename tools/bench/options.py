@@ -17,4 +17,4 @@ class Options:
     rounds: int | None = None
     """Instead of the size's own number."""
     videos: Path | None = None
-    """A folder of own videos for `decode` and `clips`, instead of generated ones."""
+    """A folder of own videos for `decode`, `clips` and `cache`, instead of generated ones."""
