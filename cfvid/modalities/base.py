@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -43,6 +44,15 @@ class Modality(Protocol):
 
         Raises:
             UnreadableSample: when this decoder cannot read it.
+        """
+        ...
+
+    def augment(self, views: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """What is left to be done to training views once they are a batch: uint8 (N, C, ...) on any device -> the same.
+
+        Args:
+            views: as `load` gave them for the look `train`.
+            seeds: of each sample's random draws.
         """
         ...
 

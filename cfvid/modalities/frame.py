@@ -5,6 +5,7 @@ It answers a question that comes up in every video experiment: how much does one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from cfvid.data.clips import read_clips
 from cfvid.data.loader import Request
 from cfvid.data.small_video import open_small
 from cfvid.media.video import SUFFIXES, VIDEO_DECODERS
-from cfvid.modalities.image import ImageInput, views_of
+from cfvid.modalities.image import ImageInput, augmented, views_of
 from cfvid.modalities.video import film_strip
 from cfvid.sections.base import Count, Section
 
@@ -68,6 +69,10 @@ class FrameModality:
             return [random_start(seconds_of(times_s), 0.0, np.random.default_rng(request.seed))]
         num_frames = self.options.extract_frames if request.look == "extract" else self.options.score_frames
         return uniform_starts(seconds_of(times_s), 0.0, num_frames)
+
+    def augment(self, views: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """See the protocol."""
+        return augmented(views, seeds, self.options)
 
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) -> float32."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from cfvid.data import transforms
+from cfvid.data.batch_augmentation import changed, drawn
 from cfvid.data.loader import Look, Request
 from cfvid.media.image import SUFFIXES, read_image
 from cfvid.sections.base import Count, Fraction, Positive, Section
@@ -31,6 +33,9 @@ class ImageInput(Section):
     """Mirror half of the training crops."""
     color_jitter: Fraction = 0.0
     """Strength of brightness, contrast, saturation (1 +- s) and hue (+- s/2) changes in training."""
+    augment_on: Literal["worker", "device"] = "worker"
+    """Where training crops are mirrored and their colours changed: each in its decoding process, or whole batches on
+    the network's device, by other draws from the same distribution. Decoding processes have less to do then."""
     extract_crops: Count = 1
     """Evaluation crops whose features are averaged."""
     score_crops: Count = 1
@@ -66,6 +71,10 @@ class ImageModality:
         image_1CHW = transforms.to_tensor(pixels_HWC[None])
         return views_of(image_1CHW, self.options, request.look, request.seed).numpy()
 
+    def augment(self, views: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """See the protocol."""
+        return augmented(views, seeds, self.options)
+
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) -> float32."""
         return transforms.normalize(batch, mean=self.options.mean, std=self.options.std)
@@ -74,6 +83,14 @@ class ImageModality:
         """uint8 zeros, (N, 3, S, S)."""
         side = self.options.crop_size
         return torch.zeros(num_samples, 3, side, side, dtype=torch.uint8)
+
+
+def augmented(views: torch.Tensor, seeds: Sequence[int], options: ImageInput) -> torch.Tensor:
+    """With `augment_on: device`, training views mirrored and with other colours; else as they are."""
+    if options.augment_on == "worker":
+        return views
+    changes = drawn(seeds, flip=options.flip, color_jitter=options.color_jitter)
+    return changed(views, changes, color_jitter=options.color_jitter > 0)
 
 
 def views_of(image_1CHW: torch.Tensor, options: ImageInput, look: Look, seed: int) -> torch.Tensor:
@@ -90,6 +107,8 @@ def views_of(image_1CHW: torch.Tensor, options: ImageInput, look: Look, seed: in
         ratio=(1 / options.max_aspect, options.max_aspect),
         rng=rng,
     )
+    if options.augment_on == "device":
+        return crop
     if options.flip:
         crop = transforms.random_flip(crop, rng=rng)
     if options.color_jitter > 0:

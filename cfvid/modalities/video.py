@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import model_validator
 
 from cfvid.data import clip_sampling, transforms
+from cfvid.data.batch_augmentation import changed, drawn
 from cfvid.data.clip_sampling import ShortClip, seconds_of, segment
 from cfvid.data.clips import Plan, read_clips
 from cfvid.data.loader import Request
@@ -43,6 +45,9 @@ class VideoInput(Section):
     """Mirror half of the training clips."""
     color_jitter: Fraction = 0.0
     """Strength of brightness, contrast, saturation (1 +- s) and hue (+- s/2) changes in training."""
+    augment_on: Literal["worker", "device"] = "worker"
+    """Where training clips are mirrored and their colours changed: each in its decoding process, or whole batches on
+    the network's device, by other draws from the same distribution. Decoding processes have less to do then."""
     extract_clips: Count = 1
     """Clips per video whose features are averaged."""
     extract_crops: Count = 1
@@ -100,6 +105,8 @@ class VideoModality:
         size = int(rng.integers(options.resize, (options.max_resize or options.resize) + 1))
         frames_TCHW = transforms.resize_short_side(transforms.to_tensor(clip), size)
         frames_TCHW = transforms.random_crop(frames_TCHW, options.crop_size, rng=rng)
+        if options.augment_on == "device":
+            return frames_TCHW.transpose(0, 1)[None].numpy()
         if options.flip:
             frames_TCHW = transforms.random_flip(frames_TCHW, rng=rng)
         if options.color_jitter > 0:
@@ -130,6 +137,14 @@ class VideoModality:
             start_s=request.start_s,
             end_s=request.end_s,
         )
+
+    def augment(self, views: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """See the protocol."""
+        options = self.options
+        if options.augment_on == "worker":
+            return views
+        changes = drawn(seeds, flip=options.flip, color_jitter=options.color_jitter)
+        return changed(views, changes, color_jitter=options.color_jitter > 0)
 
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, T, S, S) -> float32."""

@@ -27,7 +27,7 @@ from cfvid.planning.work import Looks, Pass, Search, Work
 from cfvid.seeds import stream
 from cfvid.stages.context import Run
 from cfvid.training.device import memory_format
-from cfvid.training.objective import loss_of
+from cfvid.training.objective import examples_of, loss_of
 from cfvid.training.optim import build_optimizer, freeze
 
 MEASURED_S = 10.0
@@ -249,7 +249,7 @@ def _training_step(run: Run, one: Pass) -> Callable[[int], object]:
 
     def step(size: int) -> None:
         batch = _blank(one, size)
-        examples = objective.examples(batch.inputs[:, 0].to(accelerator.device), batch)
+        examples = examples_of(batch, objective, one.looks.modality, accelerator.device)
         inputs = one.looks.modality.normalize(examples.inputs)
         if config.channels_last:
             inputs = inputs.to(memory_format=memory_format(inputs.ndim))

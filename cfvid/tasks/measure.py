@@ -16,7 +16,7 @@ from cfvid.modalities.base import Modality
 from cfvid.seeds import derive
 from cfvid.training import interrupts
 from cfvid.training.device import memory_format
-from cfvid.training.objective import Objective, num_right
+from cfvid.training.objective import Objective, examples_of, num_right
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def question_accuracy(
         interrupts.stop_if_requested()
         if not len(batch):
             continue
-        examples = objective.examples(batch.inputs[:, 0].to(accelerator.device, non_blocking=True), batch)
+        examples = examples_of(batch, objective, modality, accelerator.device)
         inputs = modality.normalize(examples.inputs)
         with accelerator.autocast():
             logits = network(inputs.to(memory_format=memory_format(inputs.ndim)))

@@ -32,7 +32,7 @@ from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state
 from cfvid.training.device import memory_format
 from cfvid.training.metrics import MetricsLog
-from cfvid.training.objective import MOST_LOGITS, Examples, Objective, loss_in_parts, loss_of, num_right
+from cfvid.training.objective import MOST_LOGITS, Examples, Objective, examples_of, loss_in_parts, loss_of, num_right
 from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ def _forward(
         # Other processes wait for this one's forward pass and gradients.
         nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
         return nothing, 0.0, torch.zeros(len(_SUMS), dtype=torch.float64)
-    examples = data.objective.examples(batch.inputs[:, 0], batch)
+    examples = examples_of(batch, data.objective, data.modality, accelerator.device)
     count = len(examples.target)
     how: dict[str, Any] = {"temperature": data.objective.temperature, "label_smoothing": config.label_smoothing}
     plain = accelerator.unwrap_model(network)

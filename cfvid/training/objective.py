@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cfvid.data.loader import Batch
+from cfvid.modalities.base import Modality
 
 MOST_LOGITS = 2**26
 """Of one batch (256 MiB) that are held at once; with more, they are made in parts."""
@@ -41,6 +42,12 @@ class Objective(Protocol):
         Random draws come from `batch.seeds` alone, so that an epoch can be entered in its middle.
         """
         ...
+
+
+def examples_of(batch: Batch, objective: Objective, modality: Modality, device: torch.device) -> Examples:
+    """The examples of a batch of training views, on the device, with what is left of their augmentation done."""
+    views = batch.inputs[:, 0].to(device, non_blocking=True)
+    return objective.examples(modality.augment(views, batch.seeds), batch)
 
 
 def loss_of(logits: torch.Tensor, examples: Examples, *, temperature: float, label_smoothing: float) -> torch.Tensor:

@@ -20,6 +20,7 @@ from cfvid.modalities import MODALITIES
 from cfvid.modalities.base import Modality
 from cfvid.models.zoo import ARCHITECTURES, build_network
 from cfvid.sections.base import Section
+from cfvid.seeds import derive
 
 SIZE = 32
 LOOKS: tuple[Look, ...] = ("train", "extract", "score")
@@ -237,3 +238,21 @@ def test_segments_are_respected(name: str, tmp_path: Path) -> None:
                 assert views.min() > 180
         preview = modality.load(Request("part", str(path), 1.0, 2.0, "preview", 0), decoder)
         assert preview.min() > 180
+
+
+def test_what_decoding_processes_leave_out_is_done_to_the_batch(name: str, request_: Request) -> None:
+    """Of a hundred views of one crop half are mirrored; without colour changes nothing else happens to them."""
+    quiet = {"augment_on": "device", "color_jitter": 0.0}
+    modality, decoder = modality_of(name, **quiet), MODALITIES[name].decoders[0]
+    (view,) = modality.load(request_, decoder)
+    loaded = [modality_of(name, color_jitter=0.0, flip=False).load(request_, decoder)[0], view]
+    np.testing.assert_array_equal(*loaded)
+    views = torch.from_numpy(view).repeat(100, *[1] * view.ndim)
+    seeds = [derive(0, number) for number in range(100)]
+    augmented = modality.augment(views, seeds)
+    mirrored = torch.tensor([torch.equal(each, views[0].flip(-1)) for each in augmented])
+    assert all(torch.equal(each, views[0]) for each in augmented[~mirrored])
+    assert 30 < int(mirrored.sum()) < 70
+    coloured = modality_of(name, augment_on="device").augment(views, seeds)
+    assert not torch.equal(coloured, augmented)
+    assert modality_of(name).augment(views, seeds) is views
