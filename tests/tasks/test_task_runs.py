@@ -228,7 +228,7 @@ def test_labels_of_motions_are_learnt(tmp_path: Path) -> None:
         str(write_falls(tmp_path / "data", classes=("fall", "rise"))),
         options={"num_frames": 4, "frame_rate_hz": 5.0, "crop_size": 16, "resize": 16, "flip": False},
         pretrain={"arch": "r2plus1d_10_thin"},
-        epochs=6,
+        epochs=10,
     )
     assert learnt(values, tmp_path / "run") > 0.8  # chance is 0.5
 
