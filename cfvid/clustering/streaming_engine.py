@@ -83,8 +83,7 @@ class StreamingEngine:
             held_ND = held_on(points_ND, own_gpu())
         best: _State | None = None
         for restart in range(restarts):
-            rng = np.random.default_rng(derive(seed, "k-means", restart))
-            chosen = np.sort(rng.choice(num_fitted, num_clusters, replace=False))
+            chosen = starting_rows(num_fitted, num_clusters, seed=seed, restart=restart)
             first_KD = np.array(points_ND[chosen if rows is None else rows[chosen]], dtype=np.float32)
             first = hashlib.sha256(first_KD.tobytes()).hexdigest()
             key = [seed, restart, tuple(points_ND.shape), num_clusters, spherical, num_fitted, self.minibatch, first]
@@ -175,6 +174,12 @@ class _Fit:
         logger.info("k-means goes on after iteration %d", len(tensors["objective"]))
         objective = tuple(tensors["objective"].tolist())
         return _State(tensors["centroids"], tensors["seen"], objective, bool(tensors["is_done"][0]))
+
+
+def starting_rows(num_fitted: int, num_clusters: int, *, seed: int, restart: int = 0) -> np.ndarray:
+    """The points that a run starts from, ascending: int64 (K,)."""
+    rng = np.random.default_rng(derive(seed, "k-means", restart))
+    return np.sort(rng.choice(num_fitted, num_clusters, replace=False))
 
 
 def forget(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from cfvid.models.zoo import ARCHITECTURES
 from cfvid.yaml_layers import Layer, parse_yaml
 
 SIDE = 16
+DEVICE = os.environ.get("CFVID_TEST_DEVICE", "cpu")
+"""What tests compute on: the same everywhere, unless asked for."""
 HUES = [[0], [1], [2], [0, 1], [1, 2], [0, 2]]
 """The bright channels of each class."""
 
@@ -45,7 +48,7 @@ def tiny_values(data: Path, **overrides: Any) -> dict[str, Any]:
         "cluster": {"num_clusters": 4, "iterations": 10},
         "retrain": {"training": dict(training)},
         "transfer": {"finetune": dict(training, epochs=1)},
-        "runtime": {"device": "cpu", "num_workers": 0, "log_every_steps": 1},
+        "runtime": {"device": DEVICE, "num_workers": 0, "log_every_steps": 1},
     }
     for dotted, value in overrides.items():
         node = values

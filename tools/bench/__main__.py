@@ -15,6 +15,7 @@ from tools.bench.options import Options
 from tools.bench.timing import Comparison, machine, markdown_table, num_cores, text_table
 
 NAMES = ("decode", "clips", "cache", "extract", "retrain", "cluster", "streaming", "hierarchical", "memory", "probe")
+SIZES = ("smoke", "small", "large")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(size=chosen.size, workers=chosen.workers, rounds=chosen.rounds, videos=chosen.videos)
     start, facts = time.monotonic(), machine()
     comparisons: list[Comparison] = []
-    for name in NAMES if chosen.name == "all" else [chosen.name]:
-        for comparison in importlib.import_module(f"tools.bench.{name}").run(options):
+    modules = {name: importlib.import_module(f"tools.bench.{name}") for name in NAMES if chosen.name in (name, "all")}
+    sized = {name: module for name, module in modules.items() if options.size in module.SIZES}
+    if not sized:
+        _parser().error(f"{chosen.name} has no size {options.size}")
+    for name, module in sized.items():
+        for comparison in module.run(options):
             comparisons.append(comparison)
             print(f"{name}: {comparison.what}: {comparison.ratio:.3f}", file=sys.stderr, flush=True)
     facts |= {"load_average_after": machine()["load_average"], "seconds": round(time.monotonic() - start, 1)}
@@ -39,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
-    parser.add_argument("--size", choices=["smoke", "small"], default="small", help="smoke only shows that it runs")
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="smoke only shows that it runs; large is for a GPU"
+    )
     parser.add_argument("--rounds", type=_count, help="timed rounds of both sides, instead of the size's own number")
     parser.add_argument(
         "--workers", type=_count, default=num_cores(), help="decoding processes (default: one per core)"

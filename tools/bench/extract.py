@@ -22,9 +22,9 @@ from cfvid.stages.context import Run
 from cfvid.stages.extract import extract_into
 from cfvid.training.device import memory_format
 from tools.bench.media import make_images, make_videos
-from tools.bench.networks import Setting, decode_rate, open_run, tensors_in_memory
+from tools.bench.networks import Setting, decode_rate, decoding_notes, open_run, tensors_in_memory
 from tools.bench.options import Options
-from tools.bench.timing import Comparison, alternate, rate_of, shared_core_notes
+from tools.bench.timing import Comparison, alternate, rate_of
 
 GOAL = 0.95
 _SMALL_IMAGES = functools.partial(make_images, width=96, height=80)
@@ -41,6 +41,10 @@ class Size:
 _VIDEO_56 = ("input.num_frames=8", "input.crop_size=56", "input.resize=64", "input.max_resize=null")
 _IMAGE_64 = ("input.crop_size=64", "input.resize=64")
 _VIDEO_32 = ("input.num_frames=4",)
+_VIDEO_112 = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
+_IMAGE_224 = ("input.crop_size=224", "input.resize=256")
+_VIDEO_171 = functools.partial(make_videos, width=171, height=128)
+_IMAGE_256 = functools.partial(make_images, width=256, height=256)
 SIZES = {
     "smoke": Size(
         (
@@ -55,6 +59,14 @@ SIZES = {
             Setting("image", "resnet18", _IMAGE_64, 32, 1024, _SMALL_IMAGES),
         ),
         rounds=3,
+    ),
+    # For a GPU.
+    "large": Size(
+        (
+            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_171),
+            Setting("image", "resnet50", _IMAGE_224, 256, 8192, _IMAGE_256),
+        ),
+        rounds=2,
     ),
 }
 
@@ -95,7 +107,7 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
         goal=GOAL,
         candidate_rates=rates[0],
         reference_rates=rates[1],
-        notes=shared_core_notes(decode_rate=decoded_per_s, network_rate=network_per_s),
+        notes=decoding_notes(run_, decode_rate=decoded_per_s, network_rate=network_per_s),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,18 +11,23 @@ import av
 import numpy as np
 from PIL import Image
 
+from tools.bench.timing import num_cores
+
 _FRAME_RATES_HZ = (24, 25, 30)
 
 
 def make_videos(folder: Path, *, count: int, width: int = 320, height: int = 240, num_classes: int = 4) -> Path:
     """H.264 clips of 2 to 5 s in FOLDER/train/CLASS/; returns the folder."""
-    for number in range(count):
+
+    def write(number: int) -> None:
         rng = np.random.default_rng(number)
         path = folder / "train" / f"class{number % num_classes}" / f"{number:04d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         rate_hz = _FRAME_RATES_HZ[number % len(_FRAME_RATES_HZ)]
         num_frames = round(rng.uniform(2.0, 5.0) * rate_hz)
         _write_video(path, rng, rate_hz=rate_hz, num_frames=num_frames, width=width, height=height)
+
+    _each(write, count)
     return folder
 
 
@@ -66,12 +73,20 @@ def _write_video(
 
 def make_images(folder: Path, *, count: int, width: int, height: int, num_classes: int = 4) -> Path:
     """JPEG pictures in FOLDER/train/CLASS/; returns the folder."""
-    for number in range(count):
+
+    def write(number: int) -> None:
         path = folder / "train" / f"class{number % num_classes}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = _texture(np.random.default_rng(number), height, width)
         Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+
+    _each(write, count)
     return folder
+
+
+def _each(write: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor(num_cores()) as threads:
+        list(threads.map(write, range(count)))
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

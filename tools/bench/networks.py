@@ -13,7 +13,7 @@ from cfvid.loading import resolve_layers
 from cfvid.stages.context import Run
 from cfvid.training.device import memory_format
 from cfvid.yaml_layers import from_overrides
-from tools.bench.timing import rate_of
+from tools.bench.timing import rate_of, shared_core_notes
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ def decode_rate(loader: SampleLoader, ids: list[str], *, batch_size: int, look: 
 
     drain()
     return rate_of(drain, units=len(ids))
+
+
+def decoding_notes(run: Run, *, decode_rate: float, network_rate: float) -> dict[str, float | int | str]:
+    """What decoding leaves at best: a GPU waits only for what is decoded more slowly than it computes."""
+    if run.accelerator.device.type == "cpu":
+        return shared_core_notes(decode_rate=decode_rate, network_rate=network_rate)
+    return {"decode_rate": decode_rate, "best_possible_ratio": min(1.0, decode_rate / network_rate)}
 
 
 def tensors_in_memory(

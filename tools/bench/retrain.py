@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,9 @@ from cfvid.training.loop import TrainingData, train
 from cfvid.training.optim import build_optimizer
 from cfvid.training.targets import Targets
 from tools.bench.media import make_images, make_videos
-from tools.bench.networks import Setting, decode_rate, open_run, tensors_in_memory
+from tools.bench.networks import Setting, decode_rate, decoding_notes, open_run, tensors_in_memory
 from tools.bench.options import Options
-from tools.bench.timing import Comparison, alternate, shared_core_notes
+from tools.bench.timing import Comparison, alternate
 
 GOAL = 0.97
 _FIRST, _LAST = 2, 3
@@ -50,6 +51,10 @@ class Size:
 _VIDEO_64 = functools.partial(make_videos, width=64, height=64)
 _CROP_56 = ("input.crop_size=56", "input.resize=64", "input.max_resize=null")
 _IMAGE_64 = functools.partial(make_images, width=64, height=64)
+_VIDEO_112 = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
+_IMAGE_224 = ("input.crop_size=224", "input.resize=256")
+_VIDEO_171 = functools.partial(make_videos, width=171, height=128)
+_IMAGE_256 = functools.partial(make_images, width=256, height=256)
 SIZES = {
     "smoke": Size(
         (
@@ -64,6 +69,14 @@ SIZES = {
             Setting("image", "resnet18", ("input.crop_size=64", "input.resize=64"), 32, 512, _IMAGE_64),
         ),
         rounds=3,
+    ),
+    # For a GPU.
+    "large": Size(
+        (
+            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_171),
+            Setting("image", "resnet50", _IMAGE_224, 256, 8192, _IMAGE_256),
+        ),
+        rounds=2,
     ),
 }
 
@@ -90,8 +103,11 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
             for ids, inputs in tensors_in_memory(run_, loader, some, batch_size=batch_size, look="train")
         ]
 
+        def build() -> Network:
+            return build_network(setting.arch, num_classes=len(manifest.classes), seed=0)
+
         def candidate() -> float:
-            network, steps = _timed(build_network(setting.arch, num_classes=len(manifest.classes), seed=0))
+            network, steps = _timed(build(), run_.accelerator.device)
             folder = run_.folder / f"retrain-{next(numbers)}"
             folder.mkdir(parents=True)
             train(
@@ -100,7 +116,7 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
             return steps()
 
         def reference() -> float:
-            network, steps = _timed(build_network(setting.arch, num_classes=len(manifest.classes), seed=0))
+            network, steps = _timed(build(), run_.accelerator.device)
             _bare_loop(network, list(itertools.islice(itertools.cycle(ready), data.num_batches)), run_, config)
             return steps()
 
@@ -115,7 +131,7 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
         goal=GOAL,
         candidate_rates=rates[0],
         reference_rates=rates[1],
-        notes=shared_core_notes(decode_rate=decoded_per_s, network_rate=steps_per_s * batch_size),
+        notes=decoding_notes(run_, decode_rate=decoded_per_s, network_rate=steps_per_s * batch_size),
     )
 
 
@@ -132,15 +148,23 @@ def _training_data(run_: Run, loader: SampleLoader, batch_size: int) -> Training
     )
 
 
-def _timed(network: Network) -> tuple[Network, Callable[[], float]]:
-    """The network, and a function that gives its steps per second afterwards."""
-    times_s: list[float] = []
-    network.register_forward_pre_hook(lambda *_: times_s.append(time.perf_counter()))
+def _timed(network: Network, device: torch.device) -> tuple[Network, Callable[[], float]]:
+    """The network, and a function that gives its steps per second afterwards: by a GPU's own clock where it has one."""
+    times: list[Any] = []
+
+    def note(*_: object) -> None:
+        times.append(time.perf_counter() if device.type == "cpu" else torch.cuda.Event(enable_timing=True))
+        if device.type != "cpu":
+            times[-1].record()
 
     def steps_per_s() -> float:
-        kept = times_s[_FIRST : len(times_s) - _LAST]
-        return (len(kept) - 1) / (kept[-1] - kept[0])
+        first, *_, last = kept = times[_FIRST : len(times) - _LAST]
+        if device.type == "cpu":
+            return (len(kept) - 1) / (last - first)
+        torch.cuda.synchronize()
+        return (len(kept) - 1) / (first.elapsed_time(last) / 1000)
 
+    network.register_forward_pre_hook(note)
     return network, steps_per_s
 
 
