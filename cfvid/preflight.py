@@ -14,6 +14,7 @@ import torch
 from cfvid.artifacts import Record, is_complete, refuse_changes
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
 from cfvid.features import KIND as FEATURES_KIND
+from cfvid.media.video import attempts_with
 from cfvid.models.zoo import Network, feature_dims
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run, clip_cache_of
@@ -44,9 +45,9 @@ _CLAIMS: Mapping[str, Callable[[Run], Iterator[tuple[Path, dict[str, Any]]]]] = 
 def check(run: Run, stages: Collection[str]) -> None:
     """Look at everything that these stages need and that is there already, without writing anything.
 
-    Looked at: the device, sources and labels, the task against the modality, weights to bring, the layer and
-    dimensions of the features against the settings of the clustering, targets, and whether finished or begun stages
-    were made from other inputs.
+    Looked at: the device, the chosen decoder, sources and labels, the task against the modality, weights to bring, the
+    layer and dimensions of the features against the settings of the clustering, targets, and whether finished or begun
+    stages were made from other inputs.
 
     Raises:
         CfvidError: the one fault that there is, or a `ConfigError` that lists them all.
@@ -57,6 +58,8 @@ def check(run: Run, stages: Collection[str]) -> None:
             check_compiler(run.accelerator.device)
     with faults.collected():
         check_clip_cache(run)
+    with faults.collected():
+        attempts_with(run.config.runtime.video_decoder, run.modality.decoders)
     if "pretrain" in stages:
         with faults.collected():
             _check_pretrain(run)

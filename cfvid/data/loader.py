@@ -20,6 +20,7 @@ from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool, Outcome, Work
 from cfvid.media.source import Media
+from cfvid.media.video import attempts_with
 from cfvid.sections.stages import RuntimeConfig
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,12 @@ class Batch:
 
 
 def open_pool(work: Work, *, attempts: tuple[str, ...], runtime: RuntimeConfig) -> GuardedPool:
-    """The guarded decoding processes of a stage; of `attempts`, the configured decoder of videos is tried first."""
-    attempts = tuple(sorted(attempts, key=lambda name: name != runtime.video_decoder))
+    """The guarded decoding processes of a stage; of `attempts`, the configured decoder of videos is tried first.
+
+    Raises:
+        MissingPackage: when that one is optional and does not work.
+    """
+    attempts = attempts_with(runtime.video_decoder, attempts)
     num_workers = runtime.num_workers
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

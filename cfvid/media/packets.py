@@ -85,8 +85,13 @@ def read_packets(container: Any, stream: Any) -> Packets:
             found.seek_faults.add("an edit list")  # nothing is shown at first
     found.key_pts.sort()
     if num_keys > 1 and not found.format.startswith("mov,"):
-        found.seek_faults.add(f"several key frames in {found.format}")
+        found.seek_faults.add(several_key_frames(found.format))
     return found
+
+
+def several_key_frames(container_format: str) -> str:
+    """The fault of containers that are not known to lead to the right one."""
+    return f"several key frames in {container_format}"
 
 
 def _starts_afresh(key_packet: Any, codec: Any) -> bool:

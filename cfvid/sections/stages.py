@@ -186,9 +186,10 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_workers: Natural | None = None
     """Guarded decoding processes; by default one per core, at most 8. 0 decodes in this process, without guard."""
-    video_decoder: Literal["decord", "pyav"] = "decord"
-    """Tried first; the other one follows where it fails. PyAV decodes nothing that the wanted frames do not need, which
-    is faster for clips of long files. Both give the same frames; outside 8-bit H.264 colours may differ by rounding."""
+    video_decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
+    """Tried first; decord and PyAV follow where it fails. PyAV decodes nothing that the wanted frames do not need,
+    which is faster for clips of long files. TorchCodec (on the CPU) has to be installed, with FFmpeg. All give the
+    same frames; outside 8-bit H.264 colours may differ by rounding."""
     decode_deadline_s: Positive = 20.0
     """A decoder that takes longer for one sample is killed."""
     decode_memory_gb: Positive = 4.0

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.decoders import each_video_decoder
 from support.media import corners_of, corners_picture, numbers_of, write_video
 from support.tars import write_tar
 
 from cfvid.errors import UnreadableSample
 from cfvid.media.source import Member
-from cfvid.media.video import VIDEO_DECODERS, open_video
+from cfvid.media.video import open_video
 
-pytestmark = pytest.mark.parametrize("decoder", VIDEO_DECODERS)
+pytestmark = each_video_decoder
 
 VFR_MS = [0, 40, 80, 400, 410, 420, 1000, 2500, *(2500 + 33 * i for i in range(1, 23))]
 B_FRAMES = {"bf": "3", "b_strategy": "0"}
@@ -46,7 +47,7 @@ KINDS: dict[str, dict] = {
     "h264_b_frames.ts": {"options": {"bf": "2"}},
     "wmv2.wmv": {"codec": "wmv2"},
 }
-DECORD_READS = {
+EASY = {
     "plain.mp4",
     "b_frames.mp4",
     "b_frames.mov",
@@ -55,7 +56,12 @@ DECORD_READS = {
     "variable_rate.mp4",
     "hevc.mp4",
 }
-"""In the others it would give wrong frames, so it has to refuse; PyAV reads all."""
+READ_BY = {
+    "decord": EASY,
+    "pyav": set(KINDS),
+    "torchcodec": EASY | {"variable_rate.mkv", "h264.mkv", "vp9.webm", "h264.flv", "wmv2.wmv"},
+}
+"""In the others a decoder would give wrong frames, so it has to refuse."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Clip:
 
     def refused_by(self, decoder: str) -> bool:
         """Whether the decoder refuses it, and is right to do so."""
-        if decoder != "decord" or self.name in DECORD_READS:
+        if self.name in READ_BY[decoder]:
             return False
         with pytest.raises(UnreadableSample), open_video(self.path, decoder=decoder):
             pass

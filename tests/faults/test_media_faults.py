@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.decoders import each_video_decoder
 from support.media import (
     clip_numbers,
     corners_of,
@@ -36,7 +37,6 @@ from cfvid.modalities.base import Modality
 from cfvid.sections.stages import RuntimeConfig
 
 DECODERS = tuple(VIDEO_DECODERS)
-each_decoder = pytest.mark.parametrize("decoder", DECODERS)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_what_decord_cannot_read_goes_to_pyav_and_is_counted(whole: Path, tmp_pa
 # ---------------------------------------------------------------------------------------------- row 9
 
 
-@each_decoder
+@each_video_decoder
 def test_variable_rates_show_what_is_on_screen(decoder: str, tmp_path: Path) -> None:
     times_ms = [0, 40, 80, 400, 410, 420, 1000, 2500, 2600]
     path = write_video(tmp_path / "vfr.mp4", 9, times_ms=times_ms)
@@ -236,7 +236,7 @@ def test_variable_rates_show_what_is_on_screen(decoder: str, tmp_path: Path) -> 
     assert numbers_of(late) == [3, 5]
 
 
-@each_decoder
+@each_video_decoder
 def test_a_video_of_one_frame_is_a_still_clip(decoder: str, tmp_path: Path) -> None:
     request = Request("a", str(write_video(tmp_path / "one.mp4", 1)), None, None, "train", 0)
     clip = modality("video").load(request, decoder)
@@ -244,7 +244,7 @@ def test_a_video_of_one_frame_is_a_still_clip(decoder: str, tmp_path: Path) -> N
     assert (clip == clip[:, :, :1]).all()
 
 
-@each_decoder
+@each_video_decoder
 def test_turned_videos_are_upright_in_what_networks_see(decoder: str, tmp_path: Path) -> None:
     stored = np.ascontiguousarray(np.rot90(corners_picture(width=96, height=96)))
     path = write_video(tmp_path / "turned.mp4", [stored] * 4, rotation=90)
@@ -337,10 +337,10 @@ def test_a_decompression_bomb_is_refused_before_its_pixels_are_allocated(side: i
     assert float(growth_mb) < 20
 
 
-@each_decoder
+@each_video_decoder
 def test_huge_frames_are_refused(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 4)
-    monkeypatch.setattr("cfvid.media.video.MAX_FRAME_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr("cfvid.media.video_reader.MAX_FRAME_PIXELS", 96 * 64 - 1)
     with open_video(path, decoder=decoder) as reader, pytest.raises(UnreadableSample, match="exceed the memory limit"):
         reader.read([0])
 

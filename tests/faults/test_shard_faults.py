@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import pytest
+from support.decoders import each_video_decoder
 from support.tars import bytes_of, patched_size, tar_bytes, write_special, write_tar
 from support.tiny import tiny_config, write_pictures
 from yaml import safe_dump
@@ -29,7 +30,7 @@ from cfvid.data.skips import read_skips
 from cfvid.errors import DataError, UnreadableSample
 from cfvid.features import FeatureStore
 from cfvid.media.source import Member
-from cfvid.media.video import VIDEO_DECODERS, open_video
+from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS, open_video
 from cfvid.pipeline import run_stages
 from cfvid.sections.data import DataConfig, SourceConfig
 from cfvid.stages import Run
@@ -183,7 +184,7 @@ def test_row_25_commands_are_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "sentinel").exists()
 
 
-@pytest.mark.parametrize("decoder", VIDEO_DECODERS)
+@each_video_decoder
 def test_row_25_playlists_lead_nowhere(decoder: str, tmp_path: Path) -> None:
     """FFmpeg follows them to the network where it reads from memory."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -201,7 +202,7 @@ def test_row_25_playlists_lead_nowhere(decoder: str, tmp_path: Path) -> None:
             return file
 
         with pytest.raises(av.FFmpegError):
-            VIDEO_DECODERS[decoder](past_the_check)
+            {**VIDEO_DECODERS, **OPTIONAL_DECODERS}[decoder](past_the_check)
         with pytest.raises(BlockingIOError):  # nobody came
             server.accept()
 

@@ -1,4 +1,4 @@
-"""Stand-in decoders for the guarded pool: they do on command what real ones do on bad days."""
+"""Stand-in decoders for the guarded pool, which do on command what real ones do on bad days; names of real ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,28 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from cfvid.errors import MissingPackage
+from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
 
 ATTEMPTS = ("first", "second")
+
+
+def _unless_installed(decoder: str) -> pytest.MarkDecorator:
+    try:
+        OPTIONAL_DECODERS[decoder].check_installed()
+    except MissingPackage as error:
+        return pytest.mark.skip(reason=f"{error.what} ({error.why})")
+    return pytest.mark.skipif(False, reason="it is installed")
+
+
+needs_torchcodec = _unless_installed("torchcodec")
+each_video_decoder = pytest.mark.parametrize(
+    "decoder",
+    [*VIDEO_DECODERS, *(pytest.param(name, marks=_unless_installed(name)) for name in OPTIONAL_DECODERS)],
+)
+"""Optional ones are skipped where they are not installed."""
 
 
 def stand_in(payload: str, attempt: str) -> np.ndarray:

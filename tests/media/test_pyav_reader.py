@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.media import numbers_of, write_video
 
+from cfvid.media.pyav_reader import PyAVReader
 from cfvid.media.source import opener
-from cfvid.media.video import PyAVReader
 
 NUM_FRAMES = 60
 WANTED = [3, 4, 5, 27, 50, 52]
