@@ -6,6 +6,7 @@ At its top this file imports nothing but the standard library: it has to run whe
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -52,6 +53,15 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
 }
 """Each module that cfvid needs, and the distributions known to provide it, the usual one first."""
+OPTIONAL = {
+    "torchcodec": "torchcodec",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "aiohttp": "http",
+    "s3fs": "s3",
+    "gcsfs": "gcs",
+}
+"""Modules, called like their distributions, that some uses of cfvid need, and the extra that installs each."""
 _WATCHED = {**PACKAGES, "cv2": tuple(f"opencv-{kind}" for kind in ("python", "python-headless", "contrib-python",
                                                                   "contrib-python-headless"))}  # fmt: skip
 """Modules looked at for twins: two distributions that overwrite each other's files."""
@@ -162,6 +172,11 @@ def _versions() -> Iterator[Finding]:
         else:
             installed = owners[module] or [(names[0], "unknown version")]
             yield Finding(names[0], ", ".join(v if n == names[0] else f"{n} {v}" for n, v in installed))
+    for module, extra in OPTIONAL.items():
+        try:
+            yield Finding(module, f"{metadata.version(module)} (optional)")
+        except metadata.PackageNotFoundError:
+            yield Finding(module, f"not installed (optional: pip install 'cfvid[{extra}]')")
 
 
 def _owners() -> dict[str, list[tuple[str, str]]]:
@@ -249,24 +264,41 @@ def _size(num_bytes: int) -> str:
 
 def _decoders() -> Iterator[Finding]:
     from cfvid.data.embedded import generate
-    from cfvid.media.guard import GuardedPool
     from cfvid.media.image import read_image
-    from cfvid.media.video import VIDEO_DECODERS
+    from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
 
     with tempfile.TemporaryDirectory(prefix="cfvid-doctor-") as scratch:
         clip = next(_tiny(generate("gestures", Path(scratch), **_TINY)))
         for decoder in VIDEO_DECODERS:
-            # In a child process, as in a run: a broken decoder may crash.
-            with GuardedPool(_decode, attempts=(decoder,), num_workers=_NUM_CHILDREN, deadline_s=30.0) as pool:
-                (outcome,) = pool.imap([str(clip)])
-            fine = outcome.value is not None and len(outcome.value) == _CLIP_FRAMES and outcome.value.std() > 1
-            reason = "; ".join(outcome.reasons) or "decodes to wrong pictures"
+            fault = _fault_of(decoder, clip)
             module = _MODULE_OF.get(decoder, decoder)
-            advice = None if fine else _install(module, again=bool(_owners()[module]))
-            yield Finding(decoder, "decodes H.264" if fine else f"broken: {reason}", advice)
+            advice = _install(module, again=bool(_owners()[module])) if fault else None
+            yield Finding(decoder, f"broken: {fault}" if fault else "decodes H.264", advice)
+        for decoder, reader in OPTIONAL_DECODERS.items():
+            try:
+                reader.check_installed()
+            except MissingPackage as error:
+                is_there = importlib.util.find_spec(decoder) is not None
+                text = f"broken: {error.why}" if is_there else "not installed (optional)"
+                yield Finding(decoder, text, error.fix if is_there else None)
+            else:
+                fault = _fault_of(decoder, clip)
+                advice = f"pip install --upgrade 'cfvid[{OPTIONAL[decoder]}]'" if fault else None
+                yield Finding(decoder, f"broken: {fault}" if fault else "decodes H.264 (optional)", advice)
         picture = read_image(next(_tiny(generate("shapes", Path(scratch), **_TINY))))
         fine = picture.shape == (_TINY["size"], _TINY["size"], 3) and picture.std() > 1
         yield Finding("pillow", "decodes JPEG" if fine else "broken", None if fine else _install("PIL", again=True))
+
+
+def _fault_of(decoder: str, clip: Path) -> str | None:
+    """What is wrong with a decoder, tried in a child process, as in a run: a broken one may crash."""
+    from cfvid.media.guard import GuardedPool
+
+    with GuardedPool(_decode, attempts=(decoder,), num_workers=_NUM_CHILDREN, deadline_s=30.0) as pool:
+        (outcome,) = pool.imap([str(clip)])
+    if outcome.value is not None and len(outcome.value) == _CLIP_FRAMES and outcome.value.std() > 1:
+        return None
+    return "; ".join(outcome.reasons) or "decodes to wrong pictures"
 
 
 _TINY = {"num_train_per_class": 1, "num_val_per_class": 1, "size": 32}

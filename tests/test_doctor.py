@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import pytest
 from support.blocked import run_without
 
 from cfvid import doctor
-from cfvid.doctor import PACKAGES, examine, explain, find_twins
+from cfvid.doctor import OPTIONAL, PACKAGES, examine, explain, find_twins
+from cfvid.errors import MissingPackage
 from cfvid.media import video
 from cfvid.media.source import Opener
 from cfvid.modalities import MODALITIES
@@ -28,6 +30,44 @@ def test_the_table_has_every_requirement() -> None:
     required = {re.match(r"[\w.-]+", line).group() for line in PROJECT["dependencies"]}  # type: ignore[union-attr]
     assert {name.lower() for name in required} <= {name.lower() for names in PACKAGES.values() for name in names}
     assert len(PACKAGES) == len(required - {"faiss-cpu"})
+
+
+def test_the_table_has_every_optional_requirement() -> None:
+    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
+    named = {(re.match(r"[\w.-]+", line).group(), extra) for extra, lines in extras.items() for line in lines}  # type: ignore[union-attr]
+    assert named - {("fsspec", "http")} == set(OPTIONAL.items())
+
+
+def test_optional_packages_are_told_and_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "aiohttp":
+            raise metadata.PackageNotFoundError(name)
+        return "1.2.3" if name == "s3fs" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    findings = {finding.name: finding for finding in doctor._versions()}
+    assert findings["aiohttp"].text == "not installed (optional: pip install 'cfvid[http]')"
+    assert findings["s3fs"].text == "1.2.3 (optional)"
+    assert findings["aiohttp"].advice is None
+
+
+@pytest.mark.parametrize(
+    ("is_there", "text", "advice"),
+    [(False, "not installed (optional)", None), (True, "broken: no libavutil", "apt-get install ffmpeg")],
+)
+def test_an_optional_decoder_is_only_mended_where_it_is_there(
+    is_there: bool, text: str, advice: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_installed() -> None:
+        raise MissingPackage("no torchcodec", why="no libavutil", fix="apt-get install ffmpeg")
+
+    monkeypatch.setattr(video.TorchCodecReader, "check_installed", check_installed)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if is_there else None)
+    monkeypatch.setattr(doctor, "_NUM_CHILDREN", 0)
+    findings = {finding.name: finding for finding in doctor._decoders()}
+    assert (findings["torchcodec"].text, findings["torchcodec"].advice) == (text, advice)
 
 
 @pytest.fixture
