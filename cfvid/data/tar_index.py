@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, digest_of
-from cfvid.errors import DataError, MissingPackage
+from cfvid.errors import CfvidError, DataError, MissingPackage
 from cfvid.media.source import is_url, plain_name
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ _MAX_HEADER_BYTES = 2**16
 _REMOTE_BLOCK_BYTES = 2**18
 """Read at once behind a URL: headers of small members come together, large members are passed over."""
 _NUM_THREADS = 8
+_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""By protocol, cfvid's extra that installs what fsspec needs for it."""
 
 
 def read_indexes(shards: Sequence[str], *, cache: Path) -> list[pa.Table]:
@@ -92,11 +94,18 @@ def file_system(url: str) -> tuple[Any, str]:
         files, path = url_to_fs(url)
     except ImportError as error:
         raise MissingPackage(
-            f"A package is needed to open {url}.", why=str(error), fix="Install it, or copy the shards to a disk."
+            f"A package is needed to open {url}.",
+            why=str(error),
+            fix=f"{_install(url)}, or copy the shards to a disk.",
         ) from error
     except ValueError as error:
         raise DataError(f"{url} cannot be opened.", why=str(error)) from error
     return files, path
+
+
+def _install(url: str) -> str:
+    extra = _EXTRAS.get(url.partition("://")[0])
+    return f"pip install 'cfvid[{extra}]'" if extra else "Install it"
 
 
 def _stamp(shard: str) -> str:
@@ -125,15 +134,24 @@ def _told(shard: str) -> Iterator[None]:
     """Whatever a hostile or absent shard leads to, as an error that names it."""
     try:
         yield
+    except CfvidError:
+        raise
     except FileNotFoundError as error:
         raise DataError(
-            f"The shard {shard} does not exist.", fix="Check the path and the numbers in braces."
+            f"The shard {shard} does not exist.",
+            why=str(error.__cause__) if error.__cause__ else None,  # behind a URL: a server that is not there
+            fix="Check the path and the numbers in braces.",
         ) from error
-    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # what is behind URLs raises kinds of its own
+        of_tar = isinstance(error, tarfile.TarError | OverflowError | RecursionError)
+        if not of_tar and not is_url(shard) and not isinstance(error, OSError | ValueError):
+            raise
         raise DataError(
             f"The shard {shard} cannot be used.",
             why=str(error) or type(error).__name__,
-            fix="Write it anew as an uncompressed tar of files alone, or leave it out.",
+            fix="See that its server answers, also range requests, or copy the shards to a disk."
+            if is_url(shard) and not of_tar
+            else "Write it anew as an uncompressed tar of files alone, or leave it out.",
         ) from error
 
 

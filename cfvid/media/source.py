@@ -11,6 +11,7 @@ import io
 import os
 import re
 import tarfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ MAX_MEMBER_BYTES = 2_000_000_000
 """Larger members are refused: their bytes are held in memory."""
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat")
 """What is no medium but names others. FFmpeg would follow it: to the network too, when it reads from memory."""
+_PAUSES_S = (0.2, 1.0)
+"""Before a request that failed is made again."""
 _URL = re.compile(r"^\w[\w+.-]*(::\w[\w+.-]*)*://")
 
 
@@ -118,8 +121,24 @@ def _read_range(shard: str, start: int, end: int) -> bytes:
     if not is_url(shard):
         with open(shard, "rb", buffering=0) as file:
             return os.pread(file.fileno(), end - start, start)
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return _fetch(shard, start, end)
+        except UnreadableSample:
+            raise
+        except Exception as error:  # each protocol raises kinds of its own
+            if pause_s is None or isinstance(error, FileNotFoundError | PermissionError | ImportError):
+                reason = " ".join(str(error).replace(shard, "the shard").split())[:200]
+                raise UnreadableSample(f"the shard cannot be read: {type(error).__name__}: {reason}") from error
+            time.sleep(pause_s)
+    raise AssertionError
+
+
+def _fetch(url: str, start: int, end: int) -> bytes:
     from fsspec.core import url_to_fs
 
-    files, path = url_to_fs(shard)
+    files, path = url_to_fs(url)
     content: bytes = files.cat_file(path, start=start, end=end)
+    if len(content) > end - start:
+        raise UnreadableSample("the shard's server ignores range requests: it sends all of the shard for each sample")
     return content
