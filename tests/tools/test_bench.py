@@ -48,7 +48,9 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
     assert decoded == ["4/4", "4/4", "8/8"]
     # pytorchvideo keeps other frames of the same clip where the frame rate is no multiple of the clip's.
     clips = [c["notes"]["identical outputs"] for c in comparisons if c["reference"] in ("raw decord", "raw PyAV")]
-    assert clips == ["8/8"] * 8
+    decoders = {c["what"].rpartition(", ")[2] for c in comparisons if c["benchmark"] == "clips"}
+    assert decoders >= {"decord first", "pyav first"}
+    assert clips == ["8/8"] * 4 * len(decoders)
     cached = [c["notes"]["identical outputs"] for c in comparisons if c["benchmark"] == "cache"]
     assert cached == ["4/4", "4/4"]
     by_faiss = next(c for c in comparisons if c["reference"] == "faiss.Kmeans")

@@ -1,9 +1,9 @@
 """clips: clips per second, as training and scoring ask for them, against pytorchvideo, raw decord and raw PyAV.
 
-cfvid reads through its guarded processes, by decord first as by default and by PyAV first, the references in the
-workers of a torch `DataLoader`, as many. All are given the same files and deliver the same frames, crops and batches to
-the parent; a check before the timing counts how many outputs are identical. The references are told the frame numbers,
-which cfvid works out from the file.
+cfvid reads through its guarded processes, by decord first as by default, by PyAV first, and by TorchCodec first where
+it is installed, the references in the workers of a torch `DataLoader`, as many. All are given the same files and
+deliver the same frames, crops and batches to the parent; a check before the timing counts how many outputs are
+identical. The references are told the frame numbers, which cfvid works out from the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
 from cfvid.data.readers import read_folder
 from cfvid.data.skips import SkipLedger
+from cfvid.errors import MissingPackage
 from cfvid.media.guard import GuardedPool
+from cfvid.media.torchcodec_reader import TorchCodecReader
 from cfvid.media.video import open_video
 from cfvid.modalities.video import VideoInput, VideoModality
 from cfvid.sections.stages import RuntimeConfig
@@ -99,10 +101,14 @@ def run(options: Options) -> Iterator[Comparison]:
 
 def _runtimes(options: Options) -> dict[str, RuntimeConfig]:
     """By the decoder that is tried first."""
-    return {
+    runtimes = {
         "decord": RuntimeConfig(num_workers=options.workers),
         "pyav": RuntimeConfig(num_workers=options.workers, video_decoder="pyav"),
     }
+    with contextlib.suppress(MissingPackage):
+        TorchCodecReader.check_installed()
+        runtimes["torchcodec"] = RuntimeConfig(num_workers=options.workers, video_decoder="torchcodec")
+    return runtimes
 
 
 def _media(folder: Path, options: Options, size: Size) -> Iterator[tuple[str, Path]]:
