@@ -118,6 +118,12 @@ def _one_line(error: BaseException) -> str:
 def explain(error: ImportError) -> MissingPackage | None:
     """An import that failed, as an error for users; None when it is not about a package that cfvid needs."""
     module = (error.name or "").partition(".")[0]
+    if module in OPTIONAL:
+        return MissingPackage(
+            f"The package {module} is not installed or broken.",
+            why=str(error),
+            fix=f"pip install 'cfvid[{OPTIONAL[module]}]'",
+        )
     if module not in PACKAGES:
         return None
     is_absent = isinstance(error, ModuleNotFoundError) and error.name == module

@@ -214,6 +214,7 @@ def test_little_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     [
         (ModuleNotFoundError("No module named 'faiss'", name="faiss"), "pip install 'faiss-"),
         (ModuleNotFoundError("No module named 'torch.x'", name="torch.x"), "pip install --force-reinstall 'torch>="),
+        (ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp"), "pip install 'cfvid[http]'"),
         (ImportError("cannot import name 'x' from 'av'", name="av"), "pip install --force-reinstall 'av>="),
     ],
 )

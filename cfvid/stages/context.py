@@ -54,6 +54,8 @@ Module = TypeVar("Module", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
+_UNUSED = {"cache_short_side": None, "augment_on": "worker"}
+"""Of input options."""
 
 
 class Run:
@@ -284,10 +286,12 @@ class Run:
         return other
 
     def input_for(self, *looks: Look) -> dict[str, Any]:
-        """The input options that matter for these looks: keys named for another look are left out."""
+        """The input options that matter for these looks: keys named for another look are left out, and so are options
+        that came later and are not used."""
         others = tuple(f"{look}_" for look in ("extract", "score") if look not in looks)
         options = self.modality.options.model_dump(mode="json")
-        return {key: value for key, value in options.items() if not key.startswith(others)}
+        unused = [key for key, value in _UNUSED.items() if options.get(key) == value]
+        return {key: value for key, value in options.items() if not key.startswith(others) and key not in unused}
 
 
 def _are_there(blocks: Iterator[pa.RecordBatch]) -> bool:
