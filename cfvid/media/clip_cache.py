@@ -2,7 +2,7 @@
 
     FOLDER/
       KEY.clip      one video, or one segment of it: all its frames, uncompressed
-      KEY.busy      somebody is decoding it, or died while doing so
+      FILE.busy     somebody is decoding it, by whatever decoder, or died while doing so
       KEY.no        why it is not kept
       total         bytes of all entries
       full          why nothing is added any more
@@ -75,7 +75,7 @@ class ClipCache:
             return None
         inside = [media.name, media.offset, media.size] if isinstance(media, Member) else []
         file = [str(Path(shard).absolute()), status.st_size, status.st_mtime_ns, *inside]
-        return Place(self, digest_of([_FORMAT, file, decoder, _versions(), how]))
+        return Place(self, digest_of([_FORMAT, file, decoder, _versions(), how]), digest_of([file, how]))
 
     def used_bytes(self) -> int:
         """Bytes of all entries, and of those being written."""
@@ -127,6 +127,8 @@ class Place:
 
     cache: ClipCache
     key: str
+    file_key: str
+    """The same for all decoders: where one hangs or crashes, the next one is not to try as much."""
 
     def _file(self, suffix: str) -> Path:
         return Path(self.cache.folder) / f"{self.key}.{suffix}"
@@ -154,7 +156,7 @@ class Place:
 
         When the decoder kills this process meanwhile, the claim stays, so that the next one does not try again.
         """
-        busy = self._file("busy")
+        busy = Path(self.cache.folder) / f"{self.file_key}.busy"
         try:
             if _is_stale(busy):
                 busy.unlink(missing_ok=True)

@@ -270,7 +270,7 @@ class Run:
     def _clip_cache(self) -> Iterator[ClipCache | None]:
         """The cache of small frames, where there is one; at the end it is told, once, when nothing fitted any more."""
         cache = clip_cache_of(self.config.runtime)
-        if cache is not None and ranks.is_main():
+        if cache is not None:
             cache.begin()
         yield cache
         reason = cache.is_full() if cache is not None and ranks.is_main() else None

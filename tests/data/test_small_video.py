@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.decoders import bad_at_filling
 from support.media import numbered_frame, write_video
 from support.tars import write_tar
 
@@ -232,15 +233,27 @@ def test_who_dies_while_decoding_is_not_followed_at_once(clip: Path, cache: Clip
     request = replace(request_for(clip), cache=cache)
     place = cache.place_of(str(clip), decoder="pyav", short_side=48, part=[None, None])
     assert place is not None
-    busy = Path(cache.folder) / f"{place.key}.busy"
+    busy = Path(cache.folder) / f"{place.file_key}.busy"
     busy.touch()
-    modality().load(request, "pyav")
+    for decoder in DECODERS:
+        modality().load(request, decoder)
     assert not entries(cache)
     long_ago = time.time() - 2 * clip_cache._STALE_S
     os.utime(busy, (long_ago, long_ago))
     modality().load(request, "pyav")
     assert entries(cache) == [Path(cache.folder) / f"{place.key}.clip"]
     assert not busy.exists()
+
+
+@pytest.mark.parametrize("command", ["crash", "hang"])
+def test_a_decoder_that_fails_natively_on_what_nobody_asked_for_costs_no_sample(
+    command: str, clip: Path, cache: ClipCache
+) -> None:
+    own, request = modality(), request_for(clip)
+    with GuardedPool(bad_at_filling, attempts=DECODERS, num_workers=1, deadline_s=1.0) as pool:
+        (outcome,) = pool.imap([(command, own, replace(request, cache=cache))])
+    assert outcome.attempt == ("decord" if command == "crash" else "pyav")
+    np.testing.assert_array_equal(outcome.value, own.load(request, outcome.attempt))
 
 
 def test_two_processes_make_the_same_entries_at_the_same_time(clip: Path, cache: ClipCache) -> None:

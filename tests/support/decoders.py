@@ -14,6 +14,10 @@ import pytest
 from cfvid.errors import MissingPackage
 from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
 
+from cfvid.data.loader import Request
+from cfvid.media import clip_cache
+from cfvid.modalities.base import Modality
+
 ATTEMPTS = ("first", "second")
 
 
@@ -96,6 +100,13 @@ def array_of(payload: tuple[str, tuple[int, ...]], attempt: str) -> np.ndarray:
 def of_size(payload: tuple[int, str], attempt: str) -> np.ndarray:
     """So many bytes; what comes with the number only makes the payload larger."""
     return np.zeros(payload[0], dtype=np.uint8)
+
+
+def bad_at_filling(payload: tuple[str, Modality, Request], attempt: str) -> np.ndarray:
+    """A video whose decoding crashes or hangs when the cache has all of it decoded, and only then."""
+    command, modality, request = payload
+    clip_cache.Place.write = lambda *_: COMMANDS[command]("")  # type: ignore[method-assign]
+    return modality.load(request, attempt)
 
 
 def transposed(payload: int, attempt: str) -> np.ndarray:
