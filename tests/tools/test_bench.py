@@ -52,7 +52,7 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
     assert decoders >= {"decord first", "pyav first"}
     assert clips == ["8/8"] * 4 * len(decoders)
     cached = [c["notes"]["identical outputs"] for c in comparisons if c["benchmark"] == "cache"]
-    assert cached == ["4/4", "4/4"]
+    assert cached == ["4/4"]
     by_faiss = next(c for c in comparisons if c["reference"] == "faiss.Kmeans")
     assert by_faiss["notes"]["objective ratio"] == pytest.approx(1.0)
     assert report["machine"]["cores"] >= 1
