@@ -148,9 +148,10 @@ def _refuse_bad_seeks(packets: Packets) -> None:
 
 def _broken(error: Exception) -> MissingPackage:
     """What it tells of every version of FFmpeg that it looked for, in one line."""
-    missing = re.findall(r"OSError: (.+)", str(error)) or [str(error).strip().partition("\n")[0]]
+    missing = re.findall(r"OSError: (?!Could not load this library)(.+)", str(error))
+    missing = missing or [str(error).strip().partition("\n")[0]]
     return MissingPackage(
         "The package torchcodec does not work: it cannot load FFmpeg's libraries, or its own with this torch.",
         why="; ".join(dict.fromkeys(missing)),
-        fix=f"{_INSTALL_FFMPEG} The one inside PyAV does not count. If it is there: {_INSTALL} --upgrade.",
+        fix=f"{_INSTALL_FFMPEG} PyAV's own does not count. If it is there: pip install --upgrade 'cfvid[torchcodec]'.",
     )

@@ -151,6 +151,7 @@ _LIBRARIES = """Could not load libtorchcodec. Likely causes:
         [start of libtorchcodec loading traceback]
 FFmpeg version 8:
 OSError: libavutil.so.60: cannot open shared object file: No such file or directory
+OSError: Could not load this library: libtorchcodec_core8.so
 FFmpeg version 7:
 OSError: libavutil.so.59: cannot open shared object file: No such file or directory
 [end of libtorchcodec loading traceback]."""
