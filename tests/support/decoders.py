@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfvid.errors import MissingPackage
-from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
-
 from cfvid.data.loader import Request
+from cfvid.errors import MissingPackage
 from cfvid.media import clip_cache
+from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
 from cfvid.modalities.base import Modality
 
 ATTEMPTS = ("first", "second")

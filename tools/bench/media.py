@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,21 +16,22 @@ from PIL import Image
 from tools.bench.timing import num_cores
 
 _FRAME_RATES_HZ = (24, 25, 30)
+_FEW = 64
 
 
 def make_videos(folder: Path, *, count: int, width: int = 320, height: int = 240, num_classes: int = 4) -> Path:
     """H.264 clips of 2 to 5 s in FOLDER/train/CLASS/; returns the folder."""
-
-    def write(number: int) -> None:
-        rng = np.random.default_rng(number)
-        path = folder / "train" / f"class{number % num_classes}" / f"{number:04d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rate_hz = _FRAME_RATES_HZ[number % len(_FRAME_RATES_HZ)]
-        num_frames = round(rng.uniform(2.0, 5.0) * rate_hz)
-        _write_video(path, rng, rate_hz=rate_hz, num_frames=num_frames, width=width, height=height)
-
-    _each(write, count)
+    _each(functools.partial(_make_clip, folder, width=width, height=height, num_classes=num_classes), count)
     return folder
+
+
+def _make_clip(folder: Path, number: int, *, width: int, height: int, num_classes: int) -> None:
+    rng = np.random.default_rng(number)
+    path = folder / "train" / f"class{number % num_classes}" / f"{number:04d}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate_hz = _FRAME_RATES_HZ[number % len(_FRAME_RATES_HZ)]
+    num_frames = round(rng.uniform(2.0, 5.0) * rate_hz)
+    _write_video(path, rng, rate_hz=rate_hz, num_frames=num_frames, width=width, height=height)
 
 
 def make_long_video(path: Path, *, seconds: float, width: int, height: int, gop: int) -> None:
@@ -73,20 +76,25 @@ def _write_video(
 
 def make_images(folder: Path, *, count: int, width: int, height: int, num_classes: int = 4) -> Path:
     """JPEG pictures in FOLDER/train/CLASS/; returns the folder."""
-
-    def write(number: int) -> None:
-        path = folder / "train" / f"class{number % num_classes}" / f"{number:05d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = _texture(np.random.default_rng(number), height, width)
-        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
-
-    _each(write, count)
+    _each(functools.partial(_make_image, folder, width=width, height=height, num_classes=num_classes), count)
     return folder
 
 
-def _each(write: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(num_cores()) as threads:
-        list(threads.map(write, range(count)))
+def _make_image(folder: Path, number: int, *, width: int, height: int, num_classes: int) -> None:
+    path = folder / "train" / f"class{number % num_classes}" / f"{number:05d}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = _texture(np.random.default_rng(number), height, width)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+
+
+def _each(make: Callable[[int], None], count: int) -> None:
+    """Make so many of them, on all cores where it pays."""
+    if count <= _FEW:
+        for number in range(count):
+            make(number)
+        return
+    with ProcessPoolExecutor(num_cores(), mp_context=multiprocessing.get_context("spawn")) as processes:
+        list(processes.map(make, range(count), chunksize=16))
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
