@@ -69,10 +69,11 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         ConfigError: when that does not work here.
     """
-    module = nn.GELU()  # no product of matrices: that would need no compiler
+    # Forward and backward of what is not done by libraries alone: those would need no compiler.
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.GELU()).to(device)
     module.compile()
     try:
-        module(torch.ones(2, 2, device=device))
+        module(torch.ones(2, 1, 2, 2, device=device)).sum().backward()
     except Exception as error:  # of many kinds, from the compilers below
         raise ConfigError(
             "compile is true, but torch.compile does not work on this machine.",

@@ -319,7 +319,7 @@ def test_frozen_parts_are_what_they_were_after_fine_tuning(
     run_stages(config, tmp_path, stages=["pretrain", "transfer"])
     before = load_network(tmp_path / "pretrain" / "network")[0].trunk.state_dict()
     after = trained[0].trunk.state_dict()
-    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    same = {name for name, value in after.items() if torch.equal(value.cpu(), before[name])}
     assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked"} <= same
     assert not {"layer1.0.conv1.weight", "layer1.0.bn1.running_mean"} & same
 

@@ -43,7 +43,7 @@ _IMAGE_64 = ("input.crop_size=64", "input.resize=64")
 _VIDEO_32 = ("input.num_frames=4",)
 _VIDEO_112 = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
 _IMAGE_224 = ("input.crop_size=224", "input.resize=256")
-_VIDEO_171 = functools.partial(make_videos, width=171, height=128)
+_VIDEO_172 = functools.partial(make_videos, width=172, height=128)
 _IMAGE_256 = functools.partial(make_images, width=256, height=256)
 SIZES = {
     "smoke": Size(
@@ -63,7 +63,7 @@ SIZES = {
     # For a GPU.
     "large": Size(
         (
-            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_171),
+            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_172),
             Setting("image", "resnet50", _IMAGE_224, 256, 8192, _IMAGE_256),
         ),
         rounds=2,
