@@ -280,6 +280,7 @@ def test_a_fault_of_ours_ends_its_own_run_only(pictures: Path, tmp_path: Path, m
     assert {s["arm"] for s in results["scores"]} == {"n_pre", "random"}
 
 
+@pytest.mark.slow
 def test_a_stopped_experiment_leaves_no_process_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     """SIGTERM to the parent alone: its children end too, and the same command finishes."""
     spec = experiment(pictures, sizes={"smoke": {"seeds": [0]}}).model_dump(mode="json")

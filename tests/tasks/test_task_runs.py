@@ -261,7 +261,7 @@ def test_clip_order_is_learnt_where_videos_have_an_order(tmp_path: Path) -> None
         str(write_falls(tmp_path / "data")),
         options={"num_frames": 4, "frame_rate_hz": 15.0, "crop_size": 16, "resize": 16},
         pretrain={"arch": "r2plus1d_10_thin", "task": "clip_order"},
-        epochs=5,
+        epochs=9,
     )
     assert learnt(values, tmp_path / "run") > 0.5  # chance is 0.17
     # N_pre itself sees clips of the usual length.

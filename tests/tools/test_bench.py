@@ -19,6 +19,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> None:
     done = bench("all", "--size", "smoke", "--json", str(tmp_path / "bench.json"))

@@ -52,6 +52,7 @@ def test_the_check_passes_where_there_is_a_compiler() -> None:
     device.check_compiler(torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_one_error_before_any_work(tmp_path: Path) -> None:
     without = {"CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "cfvid", "train", "--modality", "image", "--output", str(tmp_path / "run")]
