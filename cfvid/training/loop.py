@@ -237,7 +237,7 @@ def _step(
     # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
     update = update and any(p.grad is not None for p in network.parameters())
     norm = _gradient_norm(network, config, accelerator) if update else torch.zeros(())
-    # The one time in a step that a GPU is waited for.
+    # The one time in a step that a GPU is waited for; weights of samples are one more.
     *own, norm_now = torch.stack([*sums, norm.to(sums.device, sums.dtype)]).tolist()
     totals = ranks.summed(own)
     if not math.isfinite(totals[1]):
