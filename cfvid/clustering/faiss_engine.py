@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class FaissEngine:
     """See `cfvid.clustering.base.KMeansEngine`.
 
-    On GPUs that faiss sees, faiss does all of it. Elsewhere it finds the nearest centroids on the CPU, or torch does on
-    a GPU, and sums are added up here, which is faster than faiss' own k-means on a CPU.
+    On GPUs that faiss sees, faiss does all of it. Elsewhere the iterations are those of `StreamingEngine`, over points
+    that stay in memory.
 
     Args:
         use_gpu: work on GPUs; torch must see one.

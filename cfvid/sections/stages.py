@@ -189,7 +189,7 @@ class RuntimeConfig(Section):
     video_decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
     """Tried first; decord and PyAV follow where it fails. PyAV decodes nothing that the wanted frames do not need,
     which is faster for clips of long files. TorchCodec (on the CPU) has to be installed, with FFmpeg. All give the
-    same frames; outside 8-bit H.264 colours may differ by rounding."""
+    same frames; outside 8-bit H.264 colours may differ by rounding, of 10-bit video by more."""
     decode_deadline_s: Positive = 20.0
     """A decoder that takes longer for one sample is killed."""
     decode_memory_gb: Positive = 4.0

@@ -237,7 +237,7 @@ def _step(
     # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
     update = update and any(p.grad is not None for p in network.parameters())
     norm = _gradient_norm(network, config, accelerator) if update else torch.zeros(())
-    # The one time in a step that a GPU is waited for; weights of samples are one more.
+    # The one time in a step that a GPU is waited for.
     *own, norm_now = torch.stack([*sums, norm.to(sums.device, sums.dtype)]).tolist()
     totals = ranks.summed(own)
     if not math.isfinite(totals[1]):
@@ -272,7 +272,8 @@ def _forward(
     else:
         logits = _outputs(network, examples, data, config, accelerator)
         loss, right = loss_of(logits, examples, **how), num_right(logits, examples.target)
-    mass = float(count if examples.weights is None else examples.weights.sum())
+    # Only several processes compare their masses: one alone need not wait for the sum.
+    mass = float(count if examples.weights is None or ranks.count() == 1 else examples.weights.sum())
     total = loss.detach().double() * count
     sums = torch.stack([torch.full_like(total, count), total, right.double()])
     return loss, mass, sums

@@ -14,7 +14,19 @@ from typing import Any
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, machine, markdown_table, num_cores, text_table
 
-NAMES = ("decode", "clips", "cache", "extract", "retrain", "cluster", "streaming", "hierarchical", "memory", "probe")
+NAMES = (
+    "decode",
+    "clips",
+    "cache",
+    "extract",
+    "retrain",
+    "compile",
+    "cluster",
+    "streaming",
+    "hierarchical",
+    "memory",
+    "probe",
+)
 SIZES = ("smoke", "small", "large")
 
 
