@@ -348,11 +348,11 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _kmeans() -> Iterator[Finding]:
-    import faiss
     import numpy as np
     import torch
 
     from cfvid.clustering.faiss_engine import FaissEngine
+    from cfvid.faiss_import import faiss
 
     num_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     build = "GPU" if hasattr(faiss, "StandardGpuResources") else "CPU"

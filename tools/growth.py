@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import faiss
 import matplotlib
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from cfvid import ranks
 from cfvid.artifacts import atomic_file, write_json
 from cfvid.clustering import passes
+from cfvid.faiss_import import faiss
 from cfvid.report.figures import CF, INK, STYLE, WIDTH_IN, Drawing, drawing
 from tools.bench.streaming import iterate
 from tools.bench.timing import num_cores, rate_of

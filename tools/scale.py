@@ -17,12 +17,12 @@ import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
 
 from cfvid.clustering.search import build_index
 from cfvid.data.manifest import Manifest, Sample, from_samples
+from cfvid.faiss_import import faiss
 from cfvid.models.zoo import build_network
 from cfvid.planning.text import size_text
 from cfvid.training.compute import view_flops

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-import faiss
 import numpy as np
 
 from cfvid.clustering.base import KMeansResult
 from cfvid.clustering.search import count_gpus
 from cfvid.clustering.streaming_engine import StreamingEngine
+from cfvid.faiss_import import faiss
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class FaissEngine:
     """See `cfvid.clustering.base.KMeansEngine`.
 
-    On GPUs that faiss sees, faiss does all of it. Elsewhere the iterations are those of `StreamingEngine`, over points
-    that stay in memory.
+    faiss does all of it, on the CPU or on the GPUs that it sees. For mini-batches, and on a GPU that only torch sees,
+    the iterations are those of `StreamingEngine`, over points that stay in memory.
 
     Args:
         use_gpu: work on GPUs; torch must see one.
@@ -28,10 +28,9 @@ class FaissEngine:
     name = "faiss"
 
     def __init__(self, *, use_gpu: bool = False, minibatch: int | None = None) -> None:
-        self.num_gpus = 0 if minibatch else count_gpus(use_gpu)
+        self._num_gpus = count_gpus(use_gpu)
+        self._is_by_faiss = minibatch is None and (self._num_gpus > 0 or not use_gpu)
         self._in_blocks = StreamingEngine(use_gpu=use_gpu, minibatch=minibatch)
-        if self.num_gpus:
-            logger.info("k-means by faiss %s on %d GPU(s) (faiss sees them)", faiss.__version__, self.num_gpus)
 
     def fit(
         self,
@@ -45,7 +44,7 @@ class FaissEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A cluster that runs empty takes half of a large one."""
-        if not self.num_gpus:
+        if not self._is_by_faiss:
             return self._in_blocks.fit(
                 np.ascontiguousarray(points_ND, dtype=np.float32),
                 num_clusters=num_clusters,
@@ -55,6 +54,9 @@ class FaissEngine:
                 max_points_per_centroid=max_points_per_centroid,
                 seed=seed,
             )
+        logger.info(
+            "k-means by faiss %s on %s", faiss.__version__, f"{self._num_gpus} GPU(s)" if self._num_gpus else "the CPU"
+        )
         num_points, dim = points_ND.shape
         # faiss drops points beyond 256 per centroid unless told otherwise.
         per_centroid = max_points_per_centroid or -(-num_points // num_clusters)
@@ -67,7 +69,7 @@ class FaissEngine:
             spherical=spherical,
             min_points_per_centroid=1,
             max_points_per_centroid=per_centroid,
-            gpu=self.num_gpus,
+            gpu=self._num_gpus or False,
         )
         kmeans.train(np.ascontiguousarray(points_ND, dtype=np.float32))
         objective = np.asarray(kmeans.obj, dtype=np.float64)

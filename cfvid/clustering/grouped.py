@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
-import faiss
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from cfvid.faiss_import import faiss
 
 FEWEST_PROBES, PROBED_SHARE = 8, 8
 """A point is compared with the centroids of so many groups, or of one in so many where that is more."""

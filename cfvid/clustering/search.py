@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
-import faiss
 import numpy as np
 import torch
 
 from cfvid.clustering.device_search import DeviceSearch, Points
 from cfvid.clustering.grouped import GroupedSearch
+from cfvid.faiss_import import faiss
 
 Search = Literal["flat", "grouped"]
 

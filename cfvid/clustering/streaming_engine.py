@@ -60,8 +60,6 @@ class StreamingEngine:
 
     def __init__(self, *, folder: Path | None = None, use_gpu: bool = False, minibatch: int | None = None) -> None:
         self.folder, self.use_gpu, self.minibatch = folder, use_gpu, minibatch
-        work = "k-means" if minibatch is None else f"k-means over mini-batches of {minibatch} points"
-        logger.info("%s by %s", work, "torch on the GPU" if use_gpu else "faiss and torch on the CPU")
 
     def fit(
         self,
@@ -75,6 +73,8 @@ class StreamingEngine:
         seed: int,
     ) -> KMeansResult:
         """Fit centroids; see the protocol. A cluster that runs empty takes half of the largest one."""
+        work = "k-means" if self.minibatch is None else f"k-means over mini-batches of {self.minibatch} points"
+        logger.info("%s by %s", work, "torch on the GPU" if self.use_gpu else "faiss and torch on the CPU")
         sample = fitting_sample(num_clusters, max_points_per_centroid, seed)
         rows = sample.rows(len(points_ND)) if sample else None
         num_fitted = len(points_ND) if rows is None else len(rows)
@@ -83,7 +83,8 @@ class StreamingEngine:
             held_ND = held_on(points_ND, own_gpu())
         best: _State | None = None
         for restart in range(restarts):
-            chosen = starting_rows(num_fitted, num_clusters, seed=seed, restart=restart)
+            rng = np.random.default_rng(derive(seed, "k-means", restart))
+            chosen = np.sort(rng.choice(num_fitted, num_clusters, replace=False))
             first_KD = np.array(points_ND[chosen if rows is None else rows[chosen]], dtype=np.float32)
             first = hashlib.sha256(first_KD.tobytes()).hexdigest()
             key = [seed, restart, tuple(points_ND.shape), num_clusters, spherical, num_fitted, self.minibatch, first]
@@ -174,12 +175,6 @@ class _Fit:
         logger.info("k-means goes on after iteration %d", len(tensors["objective"]))
         objective = tuple(tensors["objective"].tolist())
         return _State(tensors["centroids"], tensors["seen"], objective, bool(tensors["is_done"][0]))
-
-
-def starting_rows(num_fitted: int, num_clusters: int, *, seed: int, restart: int = 0) -> np.ndarray:
-    """The points that a run starts from, ascending: int64 (K,)."""
-    rng = np.random.default_rng(derive(seed, "k-means", restart))
-    return np.sort(rng.choice(num_fitted, num_clusters, replace=False))
 
 
 def forget(folder: Path) -> None:

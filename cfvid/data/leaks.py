@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cfvid.artifacts import write_text
 from cfvid.errors import DataError
+from cfvid.faiss_import import faiss
 
 _BITS = 64
 MAX_DISTANCE = 6

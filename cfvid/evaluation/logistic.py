@@ -8,6 +8,7 @@ Institute of Statistical Mathematics, 1992, has the bound of this form.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -113,10 +114,13 @@ class LogisticProblem:
             return torch.diag(diagonal.sqrt())
         curvature = torch.diag(diagonal)
         curvature[:-1, :-1] = scale * self._moments_DD
-        # Sums in single precision may fall short of positive by as much.
-        ridge = scale * float(torch.finfo(torch.float32).eps * self._moments_DD.trace())
-        curvature.diagonal()[:-1] += decay + ridge + 1e-9
-        return torch.linalg.cholesky(curvature)
+        # Sums in single precision fall short of positive by about as much, more on some processors.
+        ridge = 1e-9 + scale * float(torch.finfo(torch.float32).eps * self._moments_DD.trace())
+        curvature.diagonal()[:-1] += decay + ridge
+        while (found := torch.linalg.cholesky_ex(curvature)).info and math.isfinite(ridge):
+            curvature.diagonal()[:-1] += ridge
+            ridge *= 2
+        return found.L
 
     def _mean_loss(self, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Mean cross-entropy, and its gradient, float64 (D + 1, C)."""

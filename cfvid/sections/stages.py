@@ -88,8 +88,8 @@ class ClusterConfig(Section):
     """Independent k-means runs; the one with the best objective is kept."""
     engine: Literal["auto", "faiss", "streaming"] = "auto"
     """Of `kmeans`: `faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration
-    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32). On a CPU both find the nearest
-    centroids by faiss; on a GPU torch does, or for `faiss` its own k-means where it sees the GPU."""
+    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32). On a GPU that faiss
+    does not see, and for blocks on any GPU, torch finds the nearest centroids."""
     hierarchical: bool = False
     """Of `kmeans`: coarse groups first, starting points within each, then a few iterations over all. For many thousands
     of clusters: much faster, and nearly as good."""

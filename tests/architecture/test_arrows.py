@@ -20,6 +20,7 @@ ORDER = (
     "seeds",
     "artifacts",
     "shipped",
+    "faiss_import",
     "yaml_layers",
     "config_faults",
     "sections",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from cfvid.clustering.grouped import GroupedSearch
 from cfvid.clustering.search import build_index
+from cfvid.faiss_import import faiss
 
 
 def _blobs(num: int, dim: int, *, num_blobs: int = 100, seed: int = 0) -> np.ndarray:

@@ -69,7 +69,9 @@ def stages_until(config: str, output: str, names: list[str], step: int, rank: in
         if is_it and what == "SIGTERM":
             os.kill(os.getpid(), signal.SIGTERM)
         loss, mass, sums = forward(*arguments)
-        return (loss, mass, (sums[0], float("nan"), sums[2])) if is_it and what == "nan" else (loss, mass, sums)
+        if is_it and what == "nan":
+            sums[1] = float("nan")
+        return loss, mass, sums
 
     loop._forward = disturbed
     stages(config, output, names)

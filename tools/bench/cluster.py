@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cfvid.clustering.faiss_engine import FaissEngine
-from cfvid.clustering.streaming_engine import starting_rows
+from cfvid.faiss_import import faiss
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, num_cores, rate_of
 
@@ -120,7 +119,7 @@ def _by_faiss(points_ND: np.ndarray, size: Size) -> Clustering:
             min_points_per_centroid=1,
             max_points_per_centroid=size.num_points,
         )
-        kmeans.train(points_ND, init_centroids=_first(points_ND, size))
+        kmeans.train(points_ND)
         kmeans.assign(points_ND)
         return np.asarray(kmeans.centroids)
 
@@ -144,8 +143,17 @@ def _by_sklearn(points_ND: np.ndarray, size: Size) -> Clustering:
 
 
 def _first(points_ND: np.ndarray, size: Size) -> np.ndarray:
-    """What cfvid starts from."""
-    return points_ND[starting_rows(len(points_ND), size.num_clusters, seed=_SEED)]
+    """What faiss, and so cfvid, starts from."""
+    kmeans = faiss.Kmeans(
+        size.dim,
+        size.num_clusters,
+        niter=0,
+        seed=_SEED,
+        min_points_per_centroid=1,
+        max_points_per_centroid=size.num_points,
+    )
+    kmeans.train(points_ND)
+    return np.asarray(kmeans.centroids)
 
 
 def objective(points_ND: np.ndarray, centroids_KD: np.ndarray) -> float:

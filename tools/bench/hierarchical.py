@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
+from cfvid.faiss_import import faiss
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, num_cores, rate_of
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cfvid.clustering.streaming_engine import StreamingEngine
+from cfvid.faiss_import import faiss
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, num_cores, rate_of
 
