@@ -15,8 +15,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/cfvid train --modality video --output runs/demo
 
+# Files of tests side by side, one for each core; more than 8 would need much memory.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -27,7 +27,7 @@ NAMES = (
     "memory",
     "probe",
 )
-SIZES = ("smoke", "small", "large")
+SIZES = ("smoke", "small", "medium", "large")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument(
-        "--size", choices=SIZES, default="small", help="smoke only shows that it runs; large is for a GPU"
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="smoke only shows that it runs; medium has networks and inputs of usual sizes; large is for a GPU",
     )
     parser.add_argument("--rounds", type=_count, help="timed rounds of both sides, instead of the size's own number")
     parser.add_argument(

@@ -22,7 +22,15 @@ from cfvid.stages.context import Run
 from cfvid.stages.extract import extract_into
 from cfvid.training.device import memory_format
 from tools.bench.media import make_images, make_videos
-from tools.bench.networks import Setting, decode_rate, decoding_notes, open_run, tensors_in_memory
+from tools.bench.networks import (
+    Setting,
+    decode_rate,
+    decoding_notes,
+    open_run,
+    tensors_in_memory,
+    usual_images,
+    usual_videos,
+)
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate, rate_of
 
@@ -41,10 +49,6 @@ class Size:
 _VIDEO_56 = ("input.num_frames=8", "input.crop_size=56", "input.resize=64", "input.max_resize=null")
 _IMAGE_64 = ("input.crop_size=64", "input.resize=64")
 _VIDEO_32 = ("input.num_frames=4",)
-_VIDEO_112 = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
-_IMAGE_224 = ("input.crop_size=224", "input.resize=256")
-_VIDEO_172 = functools.partial(make_videos, width=172, height=128)
-_IMAGE_256 = functools.partial(make_images, width=256, height=256)
 SIZES = {
     "smoke": Size(
         (
@@ -60,11 +64,18 @@ SIZES = {
         ),
         rounds=3,
     ),
+    "medium": Size(
+        (
+            usual_videos("r2plus1d_18", 8, 32),
+            usual_images("resnet50", 32, 256),
+        ),
+        rounds=3,
+    ),
     # For a GPU.
     "large": Size(
         (
-            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_172),
-            Setting("image", "resnet50", _IMAGE_224, 256, 8192, _IMAGE_256),
+            usual_videos("r2plus1d_18", 32, 768),
+            usual_images("resnet50", 256, 8192),
         ),
         rounds=2,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from cfvid.loading import resolve_layers
 from cfvid.stages.context import Run
 from cfvid.training.device import memory_format
 from cfvid.yaml_layers import from_overrides
+from tools.bench.media import make_images, make_videos
 from tools.bench.timing import rate_of, shared_core_notes
 
 
@@ -28,6 +30,22 @@ class Setting:
     num_samples: int
     make_media: Callable[..., Path]
     """Called with a folder and `count`."""
+
+
+def usual_videos(arch: str, batch_size: int, num_samples: int) -> Setting:
+    """Clips of the size that networks are usually trained on: 16 frames of 112 pixels."""
+    overrides = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
+    return Setting(
+        "video", arch, overrides, batch_size, num_samples, functools.partial(make_videos, width=172, height=128)
+    )
+
+
+def usual_images(arch: str, batch_size: int, num_samples: int) -> Setting:
+    """Pictures of the size that networks are usually trained on: 224 pixels."""
+    overrides = ("input.crop_size=224", "input.resize=256")
+    return Setting(
+        "image", arch, overrides, batch_size, num_samples, functools.partial(make_images, width=256, height=256)
+    )
 
 
 def open_run(setting: Setting, *, media: Path, folder: Path, workers: int) -> Run:

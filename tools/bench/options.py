@@ -11,7 +11,7 @@ class Options:
     """How to measure."""
 
     size: str
-    """`smoke`, `small`, or `large` for a GPU: a key of each benchmark's SIZES."""
+    """`smoke`, `small`, `medium`, or `large` for a GPU: a key of each benchmark's SIZES."""
     workers: int
     """Decoding processes, on both sides."""
     rounds: int | None = None

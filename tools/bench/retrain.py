@@ -31,7 +31,15 @@ from cfvid.training.loop import TrainingData, train
 from cfvid.training.optim import build_optimizer
 from cfvid.training.targets import Targets
 from tools.bench.media import make_images, make_videos
-from tools.bench.networks import Setting, decode_rate, decoding_notes, open_run, tensors_in_memory
+from tools.bench.networks import (
+    Setting,
+    decode_rate,
+    decoding_notes,
+    open_run,
+    tensors_in_memory,
+    usual_images,
+    usual_videos,
+)
 from tools.bench.options import Options
 from tools.bench.timing import Comparison, alternate
 
@@ -51,10 +59,6 @@ class Size:
 _VIDEO_64 = functools.partial(make_videos, width=64, height=64)
 _CROP_56 = ("input.crop_size=56", "input.resize=64", "input.max_resize=null")
 _IMAGE_64 = functools.partial(make_images, width=64, height=64)
-_VIDEO_112 = ("input.num_frames=16", "input.crop_size=112", "input.resize=128", "input.max_resize=null")
-_IMAGE_224 = ("input.crop_size=224", "input.resize=256")
-_VIDEO_172 = functools.partial(make_videos, width=172, height=128)
-_IMAGE_256 = functools.partial(make_images, width=256, height=256)
 SIZES = {
     "smoke": Size(
         (
@@ -70,11 +74,18 @@ SIZES = {
         ),
         rounds=3,
     ),
+    "medium": Size(
+        (
+            usual_videos("r2plus1d_18", 4, 36),
+            usual_images("resnet50", 16, 144),
+        ),
+        rounds=3,
+    ),
     # For a GPU.
     "large": Size(
         (
-            Setting("video", "r2plus1d_18", _VIDEO_112, 32, 768, _VIDEO_172),
-            Setting("image", "resnet50", _IMAGE_224, 256, 8192, _IMAGE_256),
+            usual_videos("r2plus1d_18", 32, 768),
+            usual_images("resnet50", 256, 8192),
         ),
         rounds=2,
     ),
