@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.cluster import kmeans_plusplus
 
 from cfvid.clustering.base import KMeansEngine, KMeansResult
 from cfvid.clustering.passes import accumulate, fitting_sample, nearest
@@ -21,7 +20,7 @@ from cfvid.seeds import derive
 
 logger = logging.getLogger(__name__)
 
-_REFINEMENTS = 6
+_REFINEMENTS = 5
 """Iterations over all points and clusters."""
 
 
@@ -93,16 +92,35 @@ class HierarchicalEngine:
 
 
 def _starting_points(points_ND: np.ndarray, shares: list[tuple[np.ndarray, int]], seed: int) -> np.ndarray:
-    """Of each group its share, far from each other: k-means++ (Arthur and Vassilvitskii, SODA 2007). float32 (K, D)."""
+    """Of each group its share, far from each other; float32 (K, D)."""
     bar = progress_bar(total=len(shares), desc="k-means, starting points", unit="group", shown=len(shares) > 32)
     parts = []
     with bar:
         for number, (rows, num) in enumerate(shares):
-            own = np.array(points_ND[rows], dtype=np.float32)
-            random_state = derive(seed, number) % 2**32
-            parts.append(kmeans_plusplus(own, num, random_state=random_state, n_local_trials=1)[0])
+            own_ND = np.array(points_ND[rows], dtype=np.float32)
+            parts.append(own_ND[_far_apart(own_ND, num, np.random.default_rng(derive(seed, number)))])
             bar.update()
     return np.concatenate(parts)
+
+
+def _far_apart(points_ND: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows drawn by k-means++ (Arthur and Vassilvitskii, SODA 2007): int64 (num,), none twice.
+
+    scikit-learn's checks its input at each of the many draws, which takes five times as long as the draws.
+    """
+    squares_N = np.einsum("nd,nd->n", points_ND, points_ND)
+    distances_N = np.full(len(points_ND), np.inf, dtype=np.float32)
+    rows = np.empty(num, dtype=np.int64)
+    rows[0] = rng.integers(len(points_ND))
+    for place in range(1, num):
+        last = rows[place - 1]
+        to_last_N = squares_N - 2 * (points_ND @ points_ND[last]) + squares_N[last]
+        # Copies of what was drawn are drawn when there is nothing else.
+        np.minimum(distances_N, np.maximum(to_last_N, np.finfo(np.float32).tiny), out=distances_N)
+        distances_N[last] = 0
+        sums_N = np.cumsum(distances_N, dtype=np.float64)
+        rows[place] = np.searchsorted(sums_N[:-1], rng.random() * sums_N[-1], side="right")
+    return rows
 
 
 def _shares(groups_N: np.ndarray, num_groups: int, num_clusters: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -10,7 +10,7 @@ from support.tiny import tiny_config, write_pictures
 
 from cfvid.artifacts import Record
 from cfvid.clustering.faiss_engine import FaissEngine
-from cfvid.clustering.hierarchical_engine import HierarchicalEngine, _shares
+from cfvid.clustering.hierarchical_engine import HierarchicalEngine, _far_apart, _shares
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import ConfigError
 from cfvid.pipeline import run_stages
@@ -58,3 +58,15 @@ def test_the_stage(tmp_path: Path, engine: str) -> None:
     assert record.facts["num_clusters"] <= 6
     with pytest.raises(ConfigError, match="hierarchical has no meaning"):
         tiny_config(pictures, cluster__hierarchical=True, cluster__method="prototypes")
+
+
+def test_starting_points_are_far_apart_and_all_different() -> None:
+    rng = np.random.default_rng(0)
+    blobs_ND = (10 * rng.normal(size=(20, 16))[np.arange(2000) % 20] + rng.normal(size=(2000, 16))).astype(np.float32)
+    rows = _far_apart(blobs_ND, 20, np.random.default_rng(1))
+    assert len(set(rows)) == 20
+    assert len(set(rows % 20)) > 15  # at random about 13
+    copies_ND = np.repeat(blobs_ND[:3], 4, axis=0)
+    drawn = _far_apart(copies_ND, 12, np.random.default_rng(1))
+    assert len(set(drawn[:3] // 4)) == 3
+    assert sorted(drawn) == list(range(12))
