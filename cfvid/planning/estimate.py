@@ -18,8 +18,9 @@ import torch
 
 from cfvid.planning.arithmetic import overlap
 from cfvid.planning.probe import MEASURED_S, Rates, measure
+from cfvid.planning.stages import works_of
 from cfvid.planning.text import duration_text, size_text
-from cfvid.planning.work import Pass, Work, disk_bytes, works_of
+from cfvid.planning.work import Pass, Work, disk_bytes
 from cfvid.stages.context import Run, clip_cache_of
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,43 +17,27 @@ from typing import Any
 import pyarrow.parquet
 
 from cfvid import __version__
-from cfvid.artifacts import INPUTS_NAME, Record, contained, differences, digest_of, is_complete, read_json
+from cfvid.artifacts import INPUTS_NAME, Record, contained, differences, is_complete, read_json
 from cfvid.clustering.health import counts_of, symptoms_of
-from cfvid.data.leaks import read_leaked
 from cfvid.data.manifest import Manifest
-from cfvid.data.skips import LEDGER_NAME, Skip, read_skips
-from cfvid.errors import ArtifactError, ConfigError, DataError, Interrupted
-from cfvid.evaluation.folds import Folds, joined_values, mean_scores
+from cfvid.errors import ConfigError
 from cfvid.features import KIND as FEATURES_KIND
-from cfvid.report.comparison import (
-    PROTOCOL_NAMES,
-    Cell,
-    Hits,
-    cautions_of,
-    gains_of,
-    headline,
-    leak_caution,
-    metric_order,
-    primary_metric,
-    taught_answers,
-)
+from cfvid.report.comparison import cautions_of, gains_of, headline, taught_answers
 from cfvid.report.confusion import Confusions
+from cfvid.report.problems import recorded_digest, tolerant
+from cfvid.report.scores import add_means_over_folds, leaks_of, scores_of
+from cfvid.report.skips import skips_of
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.cluster import recorded_settings
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
-from cfvid.stages.transfer import KIND as TRANSFER_KIND
-from cfvid.stages.transfer import read_outcomes
 from cfvid.training.metrics import METRICS_NAME, read_metrics
 
 _KINDS = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "cluster": CLUSTER_KIND, "retrain": RETRAIN_KIND}
-_NETWORK_HOMES = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
 _PACKAGES = ("torch", "torchvision", "pytorchvideo", "decord", "av", "faiss", "accelerate", "numpy")
 _FAISS_NAMES = ("faiss-gpu", "faiss-cpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
 _CURVE_KEYS = ("epoch", "loss", "accuracy")
-_MOST_REASONS = 8
-_MOST_EXAMPLES = 5
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -67,9 +50,9 @@ def collect(run: Run) -> dict[str, Any]:
     records = _records(run, problems)
     problems += _inconsistencies(run, records)
     confusions = Confusions()
-    scores, num_scored, hits = _scores(run, confusions, problems)
+    scores, num_scored, hits = scores_of(run, confusions, problems)
     targets = {name: _target(run, name, problems) | {"num_scored": n} for name, n in num_scored.items()}
-    _add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
+    add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
     gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]})
     stages = _stages(run, scores)
     missing = [f"{stage['name']} ({stage['note']})" for stage in stages if stage["state"] != "done"]
@@ -81,7 +64,7 @@ def collect(run: Run) -> dict[str, Any]:
         "headline": headline(gains, folds=run.config.transfer.folds),
         "cautions": [
             *cautions_of(gains, num_scored=num_scored, archs=archs),
-            *_leaks(run, scores, hits, problems),
+            *leaks_of(run, scores, hits, problems),
             *taught_answers({name: t["classes"] for name, t in targets.items()}, _pretraining_classes(run, problems)),
         ],
         "scores": scores,
@@ -94,25 +77,13 @@ def collect(run: Run) -> dict[str, Any]:
         "pretrain": _training(run, "pretrain", records, problems),
         "retrain": _training(run, "retrain", records, problems),
         "clusters": _quality(run, problems),
-        "skips": _skips(run, records, problems),
+        "skips": skips_of(run, records, problems),
         "costs": _costs(run, problems),
         "config": run.config.plain(),
         "versions": _versions(run),
     }
     plain: dict[str, Any] = _json_value(report)
     return plain
-
-
-@contextlib.contextmanager
-def tolerant(problems: list[str], what: str) -> Iterator[None]:
-    """Turn the failure to read an artifact or a sample into a line of `problems`."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except Exception as error:  # whatever a damaged or foreign file leads to; it is told, not hidden
-        lines = str(error).splitlines()
-        problems.append(f"{what}: {lines[0] if lines else type(error).__name__}")
 
 
 def _json_value(value: Any) -> Any:
@@ -175,7 +146,7 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
         ("retrain", "pseudo_labels", "cluster", CLUSTER_KIND, "pseudo-labels"),
     ]
     for stage, key, source, kind, noun in made_from:
-        now = _digest(run.folder / source, kind)
+        now = recorded_digest(run.folder / source, kind)
         if stage in records and now is not None and records[stage].inputs.get(key) != now:
             found.append(f"{stage} was made from other {noun} than those in {source}: run it again.")
     config = run.config.plain()
@@ -190,100 +161,6 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
                 lines = differences({key: then}, {key: config[key]})
                 found += [f"{stage} was made with another setting than the configuration's: {line}" for line in lines]
     return found
-
-
-def _digest(folder: Path, kind: str) -> str | None:
-    try:
-        return Record.read(folder, kind=kind).digest
-    except (ArtifactError, OSError, LookupError, AttributeError):
-        return None
-
-
-# ---------------------------------------------------------------------------------------------- scores
-
-
-def _scores(
-    run: Run, confusions: Confusions, problems: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, int], dict[Cell, Hits]]:
-    """All scores of the run's own networks, the number of scored samples by target, and who was right on what."""
-    digests = {name: _digest(run.folder / home, "network") for name, home in _NETWORK_HOMES.items()}
-    scores: list[dict[str, Any]] = []
-    num_scored: dict[str, int] = {}
-    hits: dict[Cell, Hits] = {}
-    settings: dict[tuple[str, str], set[str]] = {}
-    for path in sorted((run.folder / "transfer").glob("*/*/*/record.json")):
-        what = str(path.parent.relative_to(run.folder))
-        with tolerant(problems, what):
-            record = Record.read(path.parent, kind=TRANSFER_KIND)
-            record.verify(path.parent)
-            facts, seed = record.facts, record.inputs["seed"]
-            target, protocol, network = (str(facts[key]) for key in ("target", "protocol", "network"))
-            if digests.get(network) not in (None, record.inputs["network"]):
-                problems.append(f"{what} scores another {network} than the run now has and is left out: run it again.")
-                continue
-            values = read_json(path.parent / "scores.json")
-            entry = {"network": network, "target": target, "protocol": protocol}
-            scores += [{**entry, "metric": metric, "value": v, "seed": seed} for metric, v in values.items()]
-            num_scored[target] = max(num_scored.get(target, 0), int(facts["num_scored"]))
-            shared = {key: value for key, value in record.inputs.items() if key not in ("network", "seed")}
-            settings.setdefault((target, protocol), set()).add(digest_of(shared))
-            confusions.add((target, protocol, network), path.parent / "predictions.parquet")
-            outcomes = read_outcomes(path.parent)
-            hits[target, protocol, network, seed] = outcomes[primary_metric(outcomes)] if outcomes else {}
-    for (target, protocol), kinds in settings.items():
-        if len(kinds) > 1:
-            problems.append(f"{target}, {protocol}: the networks were scored with different settings or samples.")
-    return sorted(scores, key=_order), num_scored, hits
-
-
-def _add_means_over_folds(
-    folds: Folds, scores: list[dict[str, Any]], targets: dict[str, Any], hits: dict[Cell, Hits]
-) -> None:
-    """Add each data set whose splits are all scored as a target of its own."""
-    scores += mean_scores(scores, folds)
-    scores.sort(key=_order)
-    for name in {score["target"] for score in scores} & set(folds):
-        parts = [targets[fold] for fold in folds[name]]
-        targets[name] = parts[0] | {"num_scored": sum(part["num_scored"] for part in parts)}
-        for _, protocol, network, seed in [cell for cell in hits if cell[0] == folds[name][0]]:
-            of_folds = {fold: hits.get((fold, protocol, network, seed)) for fold in folds[name]}
-            if all(of_folds.values()):
-                hits[name, protocol, network, seed] = joined_values({f: rights or {} for f, rights in of_folds.items()})
-
-
-def _leaks(run: Run, scores: Sequence[Mapping[str, Any]], hits: Mapping[Cell, Hits], problems: list[str]) -> list[str]:
-    """A caution for each target of which it is known what a pool has in common with it."""
-    found = []
-    for target, path in run.config.report.leaks.items():
-        with tolerant(problems, f"report.leaks.{target}"):
-            leaked = read_leaked(Path(path))
-            kept = {
-                cell: {sample_id: value for sample_id, value in values.items() if sample_id not in leaked}
-                for cell, values in hits.items()
-                if cell[0] == target
-            }
-            scored = {sample_id for cell, values in hits.items() if cell[0] == target for sample_id in values}
-            if leaked and leaked.isdisjoint(run.manifest(target).split("val").ids):
-                raise DataError(f"none of its samples is one of {target}'s val split")
-            own = [score for score in scores if score["target"] == target]
-            found.append(
-                leak_caution(target, num_leaked=len(leaked & scored), num_scored=len(scored), hits=kept, scores=own)
-            )
-    return found
-
-
-def _order(score: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Frozen features before fine-tuning, samples before single views, networks in reading order."""
-    protocols, networks = tuple(PROTOCOL_NAMES), ("n_pre", "n_cf", "random")
-    protocol, metric, network = score["protocol"], score["metric"], score["network"]
-    return (
-        score["target"],
-        protocols.index(protocol) if protocol in protocols else len(protocols),
-        protocol,
-        metric_order(metric),
-        networks.index(network) if network in networks else len(networks),
-        score["seed"],
-    )
 
 
 def _target(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
@@ -331,73 +208,6 @@ def _quality(run: Run, problems: list[str]) -> dict[str, Any] | None:
         warnings = [symptom.text for symptom in symptoms_of(quality, health)]
         return {**quality, **counts_of(quality, health), "warnings": warnings}
     return None
-
-
-# ---------------------------------------------------------------------------------------------- skips
-
-
-def _skips(run: Run, records: Mapping[str, Record], problems: list[str]) -> dict[str, Any]:
-    """By stage (and by target and split): samples, skips, reasons with their counts, examples, decoder fallbacks."""
-    found = {}
-    samples = {"pretrain": _num_rows(run.folder / "pretrain" / "labels.parquet")}
-    if "pretrain" in records:
-        samples["pretrain"] = records["pretrain"].facts.get("num_samples", samples["pretrain"])
-    if "cluster" in records:
-        samples["retrain"] = records["cluster"].facts.get("num_samples")
-    for stage in ("pretrain", "extract", "retrain"):
-        ledger = run.folder / stage / LEDGER_NAME
-        if ledger.is_file():
-            with tolerant(problems, f"{stage}/{LEDGER_NAME}"):
-                if stage in records:
-                    records[stage].verify(run.folder / stage, only=(LEDGER_NAME,))
-                facts = records[stage].facts if stage in records else {}
-                found[stage] = _ledger(read_skips(ledger), facts, samples.get(stage))
-    stores: dict[str, list[Path]] = {}
-    for path in sorted((run.folder / "transfer").glob(f"*/*/features/*/{LEDGER_NAME}")):
-        target, split = path.relative_to(run.folder / "transfer").parts[0], path.parent.name
-        stores.setdefault(f"transfer, {target} {split}", []).append(path.parent)
-    for name, folders in stores.items():
-        with tolerant(problems, name):
-            # Every network reads the same files: count each sample once.
-            skips = {skip.sample_id: skip for folder in folders for skip in read_skips(folder / LEDGER_NAME)}
-            facts = Record.read(folders[0], kind=FEATURES_KIND).facts
-            found[name] = _ledger(list(skips.values()), facts, None)
-    return found
-
-
-def _num_rows(path: Path) -> int | None:
-    try:
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-    except (OSError, ValueError):
-        return None
-
-
-def _ledger(skips: list[Skip], facts: Mapping[str, Any], num_samples: int | None) -> dict[str, Any]:
-    """One ledger; the number of samples and the fallbacks come from a feature store's facts where there are any."""
-    reasons = Counter(_reason(skip) for skip in skips).most_common()
-    by_reason = dict(reasons[:_MOST_REASONS])
-    if len(reasons) > _MOST_REASONS:
-        by_reason["other reasons"] = sum(count for _, count in reasons[_MOST_REASONS:])
-    if "num_skipped" in facts:
-        num_samples = facts["num_samples"] + facts["num_skipped"]
-    return {
-        "num_samples": num_samples,
-        "num_skipped": len(skips),
-        "by_reason": by_reason,
-        "fallbacks": facts.get("fallbacks"),
-        "examples": [
-            {"sample_id": skip.sample_id, "path": skip.path, "reasons": list(skip.reasons)}
-            for skip in skips[:_MOST_EXAMPLES]
-        ],
-    }
-
-
-def _reason(skip: Skip) -> str:
-    """What the last decoder said, without the file's own name, so that equal reasons count together."""
-    reason = skip.reasons[-1] if skip.reasons else "unknown"
-    for name in (skip.path, Path(skip.path).name):
-        reason = reason.replace(name, "(file)")
-    return reason
 
 
 # ---------------------------------------------------------------------------------------------- costs, versions

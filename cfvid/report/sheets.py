@@ -17,7 +17,7 @@ from cfvid.data.loader import Request, SampleLoader
 from cfvid.data.manifest import Manifest
 from cfvid.data.skips import SkipLedger
 from cfvid.errors import DataError
-from cfvid.report.collect import tolerant
+from cfvid.report.problems import tolerant
 from cfvid.stages.context import Run
 
 logger = logging.getLogger(__name__)

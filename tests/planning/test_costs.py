@@ -19,7 +19,8 @@ from cfvid.pipeline import TRAIN, describe_plan, run_stages
 from cfvid.planning import probe
 from cfvid.planning.estimate import announce, cache_room, cost_of, estimate_lines
 from cfvid.planning.probe import Rates, measure
-from cfvid.planning.work import Work, works_of
+from cfvid.planning.stages import works_of
+from cfvid.planning.work import Work
 from cfvid.stages import Run
 
 SHORTLY = 0.2

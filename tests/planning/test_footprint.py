@@ -10,7 +10,8 @@ from support.tiny import SIDE, tiny_config, write_pictures
 from torch import nn
 
 from cfvid.planning.footprint import Footprint, footprint_of
-from cfvid.planning.work import Pass, Training, works_of
+from cfvid.planning.stages import works_of
+from cfvid.planning.work import Pass, Training
 from cfvid.stages import Run
 
 PIXELS, HIDDEN, CLASSES = 3 * SIDE * SIDE, 10, 3

@@ -15,7 +15,8 @@ import cfvid.planning.estimate
 from cfvid.config import RunConfig
 from cfvid.data.loader import SampleLoader
 from cfvid.pipeline import TRAIN, run_stages
-from cfvid.planning.work import Work, disk_bytes, works_of
+from cfvid.planning.stages import works_of
+from cfvid.planning.work import Work, disk_bytes
 from cfvid.stages import Run
 from cfvid.training import loop
 

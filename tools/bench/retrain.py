@@ -109,7 +109,7 @@ def _compare(setting: Setting, options: Options, folder: Path, *, rounds: int) -
     config = run_.config.retrain.training.model_copy(update={"epochs": 1, "warmup_epochs": 0.0})
     with run_.loader(manifest, stage="bench") as loader:
         data, targets = _training_data(run_, loader, batch_size), Targets(manifest.classes, manifest.labels_by_id)
-        # Of all classes: of one alone the loss is soon 0, and gradients as small as floats get take a CPU 40 times as long.
+        # Of all classes: one alone is soon learnt, and a CPU takes 40 times as long for gradients of nearly 0.
         some = random.Random(0).sample(manifest.ids, min(4 * batch_size, len(manifest.ids)))
         ready = [
             (inputs, targets.batch(ids).to(inputs.device))
