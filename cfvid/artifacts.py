@@ -20,7 +20,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,18 @@ def digest_file(path: Path) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-like value in canonical form, as hex."""
     return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def digest_of_columns(columns: Mapping[str, Iterable[Sequence[Any]]]) -> str:
+    """`digest_of` long columns, each of which comes in parts: no more than one part is in memory."""
+    digest = hashlib.sha256(b"{")
+    for number, name in enumerate(sorted(columns)):
+        digest.update(b"," * (number > 0) + _canonical(name) + b":[")
+        for place, part in enumerate(filter(None, columns[name])):
+            digest.update(b"," * (place > 0) + _canonical(part)[1:-1])
+        digest.update(b"]")
+    digest.update(b"}")
+    return digest.hexdigest()
 
 
 def _canonical(value: Any) -> bytes:

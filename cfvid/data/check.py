@@ -77,7 +77,7 @@ def check(manifest: Manifest, out: Path, *, decoders: Sequence[str], runtime: Ru
     if out.suffix.lower() != ".parquet":
         raise DataError(f"A check is written to a .parquet file, not {out.name!r}.")
     partial = out.with_suffix(".partial.jsonl")
-    of_what = digest_of([manifest.digest, sorted(set(manifest.table["root"].to_pylist())), list(decoders)])
+    of_what = digest_of([manifest.digest, manifest.roots, list(decoders)])
     done = _done_before(partial, of_what)
     waiting = [sample for sample in manifest if sample.sample_id not in done]
     if done:

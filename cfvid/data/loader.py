@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cfvid import launch
-from cfvid.data.manifest import Manifest
+from cfvid.data.manifest import Manifest, Sample
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool, Outcome, Work
@@ -24,6 +24,9 @@ from cfvid.media.video import attempts_with
 from cfvid.sections.stages import RuntimeConfig
 
 logger = logging.getLogger(__name__)
+
+_BLOCK_IDS = 256
+"""Samples that are looked up in the manifest at a time."""
 
 Look = Literal["train", "extract", "score", "preview"]
 """How a sample is looked at: one random view, the views averaged for features or for scores, or one for people."""
@@ -109,8 +112,18 @@ class SampleLoader:
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
-        sample = self.manifest[self.manifest.row_of[sample_id]]
-        return Request(sample_id, self.manifest.locate(sample), sample.start_s, sample.end_s, look, seed, self._cache)
+        return self._request(self.manifest[self.manifest.row_of[sample_id]], look, seed)
+
+    def _request(self, sample: Sample, look: Look, seed: int) -> Request:
+        place = self.manifest.locate(sample)
+        return Request(sample.sample_id, place, sample.start_s, sample.end_s, look, seed, self._cache)
+
+    def _requests(self, sample_ids: Sequence[str], look: Look, seeds: Sequence[int]) -> Iterator[Request]:
+        for start in range(0, len(sample_ids), _BLOCK_IDS):
+            block = slice(start, start + _BLOCK_IDS)
+            samples = self.manifest.samples([self.manifest.row_of[sample_id] for sample_id in sample_ids[block]])
+            for sample, seed in zip(samples, seeds[block], strict=True):
+                yield self._request(sample, look, seed)
 
     def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
         """Every request's outcome, in order; failures are in the ledger by then."""
@@ -146,7 +159,7 @@ class SampleLoader:
         if sizes is None:
             whole, rest = divmod(len(sample_ids), batch_size)
             sizes = [batch_size] * whole + [rest] * (rest > 0)
-        requests = (self.request(i, look=look, seed=s) for i, s in zip(sample_ids, seeds, strict=True))
+        requests = self._requests(sample_ids, look, seeds)
         # Up to three batches ahead: one being used, one whole, one being decoded.
         with contextlib.closing(self.outcomes(requests, ahead=3 * batch_size)) as outcomes:
             for size in sizes:

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from cfvid.artifacts import atomic_file, contained, digest_of
+from cfvid.artifacts import atomic_file, contained, digest_of_columns
 from cfvid.errors import DamagedArtifact, DataError
 from cfvid.media.source import Member, below, is_url
 
@@ -127,21 +128,16 @@ class Manifest:
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> Sample:
-        return self._samples[row]
+        """One sample; many are quicker by `samples`."""
+        return self.samples([row])[0]
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self._samples)
+        for block in self.blocks(SCHEMA.names):
+            yield from _samples_of(block)
 
-    @functools.cached_property
-    def _samples(self) -> list[Sample]:
-        """All rows as Python values: a cell of an Arrow table takes ten times as long to read as an attribute."""
-        columns = {name: self.table[name].to_pylist() for name in SCHEMA.names if name != "sample_id"}
-        columns["sample_id"] = self.ids  # the same objects: pools have millions of them
-        # Long columns of few values: one string object each, not one per row.
-        columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
-        for name in ("labels", "unsure_labels"):
-            columns[name] = [tuple(labels or ()) for labels in columns[name]]
-        return [Sample(*values) for values in zip(*(columns[f.name] for f in fields(Sample)), strict=True)]
+    def samples(self, rows: Sequence[int]) -> list[Sample]:
+        """The samples of these rows, made anew each time: all of a large pool would fill the memory."""
+        return _samples_of(self.table.take(pa.array(rows, pa.int64())))
 
     @functools.cached_property
     def ids(self) -> list[str]:
@@ -169,7 +165,16 @@ class Manifest:
         """Identifies the samples, not where they are stored: the same after the root folder has moved."""
         # Where no label is unsure, the digest is that of a manifest which knows of none.
         is_sure = not pc.any(pc.greater(pc.list_value_length(self.table["unsure_labels"]), 0)).as_py()
-        return digest_of(self.table.drop([*_PLACE, *(["unsure_labels"] if is_sure else [])]).to_pydict())
+        left_out = {*_PLACE, *(["unsure_labels"] if is_sure else [])}
+        return digest_of_columns({name: self._parts(name) for name in SCHEMA.names if name not in left_out})
+
+    def _parts(self, name: str) -> Iterator[list[Any]]:
+        return (block.column(0).to_pylist() for block in self.blocks([name]))
+
+    @functools.cached_property
+    def roots(self) -> list[str]:
+        """All root folders that occur, sorted."""
+        return sorted(pc.unique(self.table["root"]).to_pylist())
 
     def split(self, name: str) -> Manifest:
         """The samples of one split."""
@@ -239,13 +244,22 @@ class Manifest:
             DataError: naming the first one that does.
         """
         suspects = pc.match_substring_regex(self.table["path"], r"^/|(^|/)\.\.(/|$)")
-        for row in pc.indices_nonzero(suspects).to_pylist():
-            self.locate(self[row])
+        for sample in self.samples(pc.indices_nonzero(suspects)):
+            self.locate(sample)
 
     def write(self, path: Path) -> None:
         """Write the samples as Parquet, the roots included: a snapshot of what a run used."""
         with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
             pyarrow.parquet.write_table(self.table, temporary)
+
+
+def _samples_of(rows: pa.Table | pa.RecordBatch) -> list[Sample]:
+    columns = {name: rows.column(name).to_pylist() for name in SCHEMA.names}
+    # Long columns of few values: one string object each, not one per row.
+    columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
+    for name in ("labels", "unsure_labels"):
+        columns[name] = [tuple(labels or ()) for labels in columns[name]]
+    return [Sample(*values) for values in zip(*(columns[f.name] for f in fields(Sample)), strict=True)]
 
 
 def no_labels(count: int) -> pa.Array:

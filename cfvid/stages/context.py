@@ -222,7 +222,7 @@ class Run:
         """
         if self.shared is None:
             return manifest.digest
-        return digest_of([manifest.digest, sorted(set(manifest.table["root"].to_pylist()))])
+        return digest_of([manifest.digest, manifest.roots])
 
     def labelled(self, name: str, split: str, *, or_unsure: bool = False) -> Manifest:
         """The labelled samples of one split.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfvid.artifacts import digest_of
 from cfvid.data.manifest import Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest, write_manifest
 from cfvid.errors import DataError
@@ -155,14 +155,31 @@ def test_a_label_with_the_separator_and_several_unsure_ones_need_parquet(tmp_pat
     assert list(read_manifest(tmp_path / "m.parquet")) == rows
 
 
-def test_looking_up_a_sample_is_cheap() -> None:
-    count = 20_000
-    manifest = from_samples([sample(f"c{i % 50}/{i}", labels=("x",)) for i in range(count)])
-    manifest.row_of, manifest[0]
-    start = time.process_time()
-    for sample_id in manifest.ids:
-        manifest.locate(manifest[manifest.row_of[sample_id]])
-    assert (time.process_time() - start) / count < 60e-6  # 10 us on a quiet machine; 170 before
+@pytest.mark.parametrize("rows_at_a_time", [1, 3, 7, 100])
+def test_samples_and_digest_do_not_depend_on_blocks(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [sample(f"ü{i}", labels=("x", "y")[: i % 3], unsure_labels=("z",) * (i == 4)) for i in range(7)]
+    whole = from_samples(rows)
+    assert whole.digest == digest_of(whole.table.drop(["root", "member_offset", "member_size"]).to_pydict())
+    monkeypatch.setattr("cfvid.data.manifest.BLOCK_ROWS", rows_at_a_time)
+    in_blocks = from_samples(rows)
+    assert list(in_blocks) == rows
+    assert in_blocks.samples([5, 0, 5]) == [rows[5], rows[0], rows[5]]
+    assert in_blocks.digest == whole.digest
+
+
+def test_links_are_followed_once_for_each_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+    plain = Manifest._is_allowed
+
+    def counted(self: Manifest, root: str, path: str) -> bool:
+        looked_at.append(path)
+        return plain(self, root, path)
+
+    monkeypatch.setattr(Manifest, "_is_allowed", counted)
+    manifest = from_samples([sample(str(i), path=f"c{i % 5}/{i}.jpg") for i in range(100)])
+    for own in manifest:
+        assert manifest.locate(own) == Path(own.root, own.path)
+    assert sorted(looked_at) == [f"c{i}/" for i in range(5)]
 
 
 # ---------------------------------------------------------------------------------------------- files
