@@ -296,9 +296,9 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from cfvid.artifacts import own_folder
     from cfvid.data.readers import EMBEDDED_PREFIX
     from cfvid.data.shard_names import PIPE_PREFIX
+    from cfvid.folder_lock import own_folder
     from cfvid.loading import load
     from cfvid.media.source import is_url
     from cfvid.sections.data import SourceConfig

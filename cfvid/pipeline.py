@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cfvid import launch, ranks
-from cfvid.artifacts import is_complete, own_folder
+from cfvid.artifacts import is_complete
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
+from cfvid.folder_lock import own_folder
 from cfvid.planning.estimate import announce, estimate_lines
 from cfvid.preflight import check
 from cfvid.report.stage import report

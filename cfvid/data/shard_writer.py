@@ -25,11 +25,12 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from cfvid.artifacts import INPUTS_NAME, Record, atomic_file, claim, digest_of, own_folder
+from cfvid.artifacts import INPUTS_NAME, Record, atomic_file, claim, digest_of
 from cfvid.data.manifest import Manifest, Sample
 from cfvid.data.shard_names import SUFFIX
 from cfvid.data.skips import LEDGER_NAME, Skip, write_skips
 from cfvid.errors import DataError, InputsChanged, UnreadableSample
+from cfvid.folder_lock import own_folder
 from cfvid.media.source import MAX_MEMBER_BYTES, Member, read_bytes
 
 KIND = "shards"

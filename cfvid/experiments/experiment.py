@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cfvid.artifacts import own_folder, read_json, write_json
+from cfvid.artifacts import read_json, write_json
 from cfvid.errors import ArtifactError, CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group, expand
 from cfvid.experiments.page import text_table, write_page
@@ -20,6 +20,7 @@ from cfvid.experiments.results import collect
 from cfvid.experiments.runner import Failure, run_groups
 from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.experiments.verdict import cautions, verdicts
+from cfvid.folder_lock import own_folder
 from cfvid.preflight import Faults, check
 from cfvid.report.table import print_text
 from cfvid.report.text import counted

@@ -36,7 +36,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from cfvid import ranks
-from cfvid.artifacts import Record, claim, digest_of, own_folder, read_json, write_json, write_text
+from cfvid.artifacts import Record, claim, digest_of, read_json, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest, read_snapshot
@@ -44,6 +44,7 @@ from cfvid.data.readers import read_sources
 from cfvid.data.skips import SkipLedger
 from cfvid.data.subsets import keep_samples
 from cfvid.errors import DataError
+from cfvid.folder_lock import own_folder
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.source import is_url
 from cfvid.modalities import build_modality

@@ -19,6 +19,7 @@ ORDER = (
     "progress",
     "seeds",
     "artifacts",
+    "folder_lock",
     "shipped",
     "faiss_import",
     "yaml_layers",

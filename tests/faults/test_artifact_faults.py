@@ -19,10 +19,11 @@ import pytest
 import torch
 from support.tiny import tiny_config, write_pictures
 
-from cfvid.artifacts import Record, atomic_file, atomic_folder, claim, own_folder, write_json
+from cfvid.artifacts import Record, atomic_file, atomic_folder, claim, write_json
 from cfvid.config import RunConfig
 from cfvid.errors import ArtifactError, DamagedArtifact, DataError, FolderInUse, InputsChanged, WeightsError
 from cfvid.features import FeatureStore
+from cfvid.folder_lock import own_folder
 from cfvid.models.foreign import read_state_dict
 from cfvid.models.weights import load_network
 from cfvid.pipeline import run_stages
@@ -217,7 +218,7 @@ def test_runtime_settings_change_nothing(run: Path, pictures: Path) -> None:
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not(tmp_path: Path) -> None:
-    script = "import sys, time\nfrom pathlib import Path\nfrom cfvid.artifacts import own_folder\n"
+    script = "import sys, time\nfrom pathlib import Path\nfrom cfvid.folder_lock import own_folder\n"
     script += "with own_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

@@ -13,10 +13,11 @@ import pytest
 from support.team import Team
 from support.tiny import configure, tiny_values, write_pictures
 
-from cfvid.artifacts import Record, own_folder
+from cfvid.artifacts import Record
 from cfvid.data.skips import read_skips
 from cfvid.errors import ArtifactError, RankLost, TrainingError
 from cfvid.features import FeatureStore
+from cfvid.folder_lock import own_folder
 from cfvid.pipeline import run_stages
 from cfvid.training.metrics import read_metrics
 
