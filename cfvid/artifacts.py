@@ -15,7 +15,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -26,8 +25,6 @@ from typing import Any
 
 from cfvid import __version__
 from cfvid.errors import ArtifactError, DamagedArtifact, DataError, InputsChanged
-
-logger = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
 INPUTS_NAME = "inputs.json"
