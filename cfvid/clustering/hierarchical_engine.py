@@ -106,7 +106,7 @@ def _starting_points(points_ND: np.ndarray, shares: list[tuple[np.ndarray, int]]
 def _far_apart(points_ND: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
     """Rows drawn by k-means++ (Arthur and Vassilvitskii, SODA 2007): int64 (num,), none twice.
 
-    scikit-learn's checks its input at each of the many draws, which takes five times as long as the draws.
+    scikit-learn's checks its input at each of the many draws, which takes six times as long as the draws.
     """
     squares_N = np.einsum("nd,nd->n", points_ND, points_ND)
     distances_N = np.full(len(points_ND), np.inf, dtype=np.float32)

@@ -15,13 +15,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import LayerFeatures, Network, build_network, feature_dims
-from cfvid.planning.arithmetic import (
-    cluster_bytes,
-    cluster_memory,
-    comparisons,
-    probe_memory,
-    store_bytes,
-)
+from cfvid.planning.arithmetic import cluster_bytes, cluster_memory, comparisons, probe_memory, store_bytes
 from cfvid.planning.work import Looks, Pass, Search, Training, Work, state_bytes, weight_bytes
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Target, read_target

@@ -13,9 +13,7 @@ from torch import nn
 from cfvid.data.loader import Look
 from cfvid.data.manifest import Manifest
 from cfvid.modalities.base import Modality
-from cfvid.planning.arithmetic import (
-    most_on_disk,
-)
+from cfvid.planning.arithmetic import most_on_disk
 from cfvid.sections.training import TrainingConfig
 from cfvid.training.objective import Objective
 from cfvid.training.optim import freeze

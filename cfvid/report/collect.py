@@ -163,6 +163,9 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
     return found
 
 
+# ---------------------------------------------------------------------------------------------- targets
+
+
 def _target(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
     """A target's classes and number of training samples, by the manifest that was used; None where unknown."""
     with tolerant(problems, f"the samples of {name}"):

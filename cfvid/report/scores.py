@@ -10,14 +10,7 @@ from cfvid.artifacts import Record, digest_of, read_json
 from cfvid.data.leaks import read_leaked
 from cfvid.errors import DataError
 from cfvid.evaluation.folds import Folds, joined_values, mean_scores
-from cfvid.report.comparison import (
-    PROTOCOL_NAMES,
-    Cell,
-    Hits,
-    leak_caution,
-    metric_order,
-    primary_metric,
-)
+from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Hits, leak_caution, metric_order, primary_metric
 from cfvid.report.confusion import Confusions
 from cfvid.report.problems import recorded_digest, tolerant
 from cfvid.stages.context import Run

@@ -14,6 +14,7 @@ from support.decoders import needs_torchcodec
 from support.media import clip_numbers, numbers_of, write_video
 from support.tiny import tiny_config, write_pictures
 
+from cfvid.artifacts import is_complete
 from cfvid.data.loader import open_pool
 from cfvid.errors import MissingPackage, UnreadableSample
 from cfvid.media.torchcodec_reader import TorchCodecReader
@@ -144,6 +145,7 @@ def test_pictures_do_not_need_it(tmp_path: Path) -> None:
         write_pictures(tmp_path / "pictures"), runtime__video_decoder="torchcodec", pretrain__training__epochs=1
     )
     run_stages(config, tmp_path / "run", stages=["pretrain"])
+    assert is_complete(tmp_path / "run" / "pretrain")
 
 
 _LIBRARIES = """Could not load libtorchcodec. Likely causes:
@@ -187,7 +189,10 @@ def test_without_the_libraries_of_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_one_that_works_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def working(_source: bytes) -> None:
+    tried = []
+
+    def working(source: bytes) -> None:
+        tried.append(source)
         raise RuntimeError("Failed to open input buffer: Invalid data found when processing input")
 
     fake = ModuleType("torchcodec.decoders")
@@ -195,3 +200,4 @@ def test_one_that_works_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", fake)
     TorchCodecReader.check_installed()
+    assert len(tried) == 1

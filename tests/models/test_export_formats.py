@@ -93,6 +93,7 @@ def test_pytorchvideos_network_takes_its_own(tmp_path: Path) -> None:
     with torch.device("meta"):
         theirs = create_r2plus1d(model_depth=50, model_num_class=5, dropout_rate=0.0, head_activation=None)
     theirs.load_state_dict(state_of(make("r2plus1d_50")), strict=True, assign=True)
+    assert not any(parameter.is_meta for parameter in theirs.parameters())
 
 
 def test_a_head_that_nobody_trained_stays_behind(tmp_path: Path) -> None:

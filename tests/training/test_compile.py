@@ -49,7 +49,10 @@ def _traced(module: nn.Module) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_check_passes_where_there_is_a_compiler() -> None:
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     device.check_compiler(torch.device("cpu"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.official import IMAGES, VIDEOS
 
+from cfvid.data.manifest import Manifest
 from cfvid.data.official import READERS
 from cfvid.errors import CfvidError
 
@@ -66,4 +67,5 @@ def test_anything_is_read_or_refused(name: str, contents: list[bytes]) -> None:
             (root / file).write_bytes(content)
         options = {"imagenet_subset": {"classes": root / "classes.txt"}, **OPTIONS}.get(name, {})
         with contextlib.suppress(CfvidError):
-            READERS[name](root, suffixes=VIDEOS | IMAGES, **options)
+            prepared = READERS[name](root, suffixes=VIDEOS | IMAGES, **options)
+            assert isinstance(prepared.manifest, Manifest)
