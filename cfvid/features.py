@@ -34,6 +34,7 @@ from cfvid.artifacts import (
     remove_leftovers,
     write_json,
 )
+from cfvid.data.sample_ids import SampleIds
 from cfvid.data.skips import LEDGER_NAME, Skip, write_skips
 from cfvid.errors import DamagedArtifact, DataError
 
@@ -165,14 +166,9 @@ class FeatureStore:
         return int(self.record.facts["num_samples"])
 
     @functools.cached_property
-    def ids(self) -> list[str]:
-        """`id_column` as Python strings."""
-        return self.id_column.to_pylist()
-
-    @functools.cached_property
-    def _place_of(self) -> dict[str, tuple[int, int]]:
-        places = ((shard, row) for shard, ids in enumerate(self.id_column.chunks) for row in range(len(ids)))
-        return dict(zip(self.ids, places, strict=True))
+    def ids(self) -> SampleIds:
+        """`id_column`, to look ids up in."""
+        return SampleIds(self.id_column)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -198,15 +194,17 @@ class FeatureStore:
         Raises:
             DataError: naming ids that the store does not have.
         """
-        absent = [sample_id for sample_id in ids if sample_id not in self._place_of]
+        rows = self.ids.find(ids)
+        absent = [ids[i] for i in np.flatnonzero(rows < 0).tolist()]
         if absent:
             raise DataError(
                 f"{len(absent)} samples have no feature in {self.folder}, first: {', '.join(absent[:5])}.",
                 why="they were not extracted, or could not be read (see its skips.jsonl)",
             )
         result = np.empty((len(ids), *self.shape), dtype=np.float32)
-        places = np.array([self._place_of[sample_id] for sample_id in ids], dtype=np.int64).reshape(-1, 2)
-        for shard in np.unique(places[:, 0]):
-            here = places[:, 0] == shard
-            result[here] = self._array(int(shard))[places[here, 1]]
+        starts = np.cumsum([0, *map(len, self.id_column.chunks)])
+        shards = np.searchsorted(starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = shards == shard
+            result[here] = self._array(int(shard))[rows[here] - starts[shard]]
         return result

@@ -148,11 +148,11 @@ def test_any_source_as_shards_and_back(
         again = read(path, modality="video")
         assert sorted(again.ids) == sorted(files.ids)
         for sample in files:
-            other = again[again.row_of[sample.sample_id]]
+            other = again.sample(sample.sample_id)
             for name in ("labels", "split", "start_s", "end_s"):
                 assert getattr(other, name) == getattr(sample, name)
         first = files[0].sample_id
-        seen = [decoded(which, which.row_of[first], modality="video") for which in (again, files)]
+        seen = [decoded(which, which.ids.index(first), modality="video") for which in (again, files)]
         assert (seen[0] == seen[1]).all()
         arguments = ["manifest", str(out), "--modality", "video", "--out", str(tmp_path / "m.parquet")]
         assert main(arguments) == 0

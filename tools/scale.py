@@ -142,7 +142,7 @@ def _sample_bytes(count: int = 100_000) -> float:
     del rows
     tracemalloc.start()
     manifest = Manifest(table)
-    _ = manifest.row_of
+    manifest.ids.rows([manifest.ids[0]])
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return used / count + table.nbytes / count

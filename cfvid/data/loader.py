@@ -112,17 +112,17 @@ class SampleLoader:
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
         """The request for one sample."""
-        return self._request(self.manifest[self.manifest.row_of[sample_id]], look, seed)
+        return self._request(self.manifest.sample(sample_id), look, seed)
 
     def _request(self, sample: Sample, look: Look, seed: int) -> Request:
         place = self.manifest.locate(sample)
         return Request(sample.sample_id, place, sample.start_s, sample.end_s, look, seed, self._cache)
 
-    def _requests(self, sample_ids: Sequence[str], look: Look, seeds: Sequence[int]) -> Iterator[Request]:
-        for start in range(0, len(sample_ids), _BLOCK_IDS):
-            block = slice(start, start + _BLOCK_IDS)
-            samples = self.manifest.samples([self.manifest.row_of[sample_id] for sample_id in sample_ids[block]])
-            for sample, seed in zip(samples, seeds[block], strict=True):
+    def _requests(self, sample_ids: Iterable[str], look: Look, seeds: Iterable[int]) -> Iterator[Request]:
+        pairs = zip(sample_ids, seeds, strict=True)
+        while block := list(itertools.islice(pairs, _BLOCK_IDS)):
+            rows = self.manifest.ids.rows([sample_id for sample_id, _ in block])
+            for sample, (_, seed) in zip(self.manifest.samples(rows), block, strict=True):
                 yield self._request(sample, look, seed)
 
     def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
@@ -130,7 +130,7 @@ class SampleLoader:
         for outcome in self._pool.imap(requests, ahead=ahead):
             request = outcome.payload
             if outcome.value is None:
-                sample = self.manifest[self.manifest.row_of[request.sample_id]]
+                sample = self.manifest.sample(request.sample_id)
                 self.ledger.add(Skip(request.sample_id, sample.path, outcome.reasons))
                 logger.debug("skipped %s: %s", request, "; ".join(outcome.reasons))
             elif outcome.attempt != self._pool.attempts[0]:
@@ -143,7 +143,7 @@ class SampleLoader:
         *,
         batch_size: int,
         look: Look,
-        seeds: Sequence[int] | None = None,
+        seeds: Iterable[int] | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` consecutive ids; an unreadable sample makes its batch smaller.
@@ -155,7 +155,7 @@ class SampleLoader:
             seeds: of each sample's random draws.
             sizes: ids of each batch, where these are not all `batch_size` and at last the rest.
         """
-        seeds = seeds if seeds is not None else [0] * len(sample_ids)
+        seeds = seeds if seeds is not None else itertools.repeat(0, len(sample_ids))
         if sizes is None:
             whole, rest = divmod(len(sample_ids), batch_size)
             sizes = [batch_size] * whole + [rest] * (rest > 0)

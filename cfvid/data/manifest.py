@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, contained, digest_of_columns
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import DamagedArtifact, DataError
 from cfvid.media.source import Member, below, is_url
 
@@ -91,14 +92,12 @@ class Manifest:
         self._check()
 
     def _check(self) -> None:
-        ids = self.table["sample_id"]
         for name in ("sample_id", "path"):
             if self.table[name].null_count or pc.any(pc.equal(self.table[name], "")).as_py():
                 raise DataError(f"A manifest has samples without a {name}.")
         if self.table["split"].null_count:
             raise DataError("A manifest has samples without a split.")
-        if pc.count_distinct(ids).as_py() != len(ids):
-            twice = [i for i, n in Counter(ids.to_pylist()).items() if n > 1]
+        if twice := self.ids.repeated():
             raise DataError(
                 f"{len(twice)} sample_ids occur more than once, first: {', '.join(twice[:5])}.",
                 why="results are joined by sample_id",
@@ -135,19 +134,22 @@ class Manifest:
         for block in self.blocks(SCHEMA.names):
             yield from _samples_of(block)
 
-    def samples(self, rows: Sequence[int]) -> list[Sample]:
+    def samples(self, rows: Sequence[int] | np.ndarray) -> list[Sample]:
         """The samples of these rows, made anew each time: all of a large pool would fill the memory."""
         return _samples_of(self.table.take(pa.array(rows, pa.int64())))
 
-    @functools.cached_property
-    def ids(self) -> list[str]:
-        """All sample ids, in the order of the rows."""
-        return self.table["sample_id"].to_pylist()
+    def sample(self, sample_id: str) -> Sample:
+        """The sample of this id.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        return self.samples(self.ids.rows([sample_id]))[0]
 
     @functools.cached_property
-    def row_of(self) -> dict[str, int]:
-        """The row of each sample id."""
-        return {sample_id: row for row, sample_id in enumerate(self.ids)}
+    def ids(self) -> SampleIds:
+        """All sample ids, in the order of the rows."""
+        return SampleIds(self.table["sample_id"])
 
     @functools.cached_property
     def labels_by_id(self) -> dict[str, tuple[str, ...]]:
@@ -178,21 +180,27 @@ class Manifest:
 
     def split(self, name: str) -> Manifest:
         """The samples of one split."""
-        return Manifest(self.table.filter(pc.equal(self.table["split"], name)), trusted_roots=self.trusted_roots)
+        return self._rows(np.flatnonzero(pc.equal(self.table["split"], name).to_numpy()))
 
-    def select(self, ids: Collection[str]) -> Manifest:
+    def select(self, ids: Sequence[str]) -> Manifest:
         """The samples with these ids, in the manifest's order.
 
         Raises:
             DataError: naming ids that the manifest does not have.
         """
-        unknown = [sample_id for sample_id in ids if sample_id not in self.row_of]
+        rows = self.ids.find(ids)
+        unknown = [ids[i] for i in np.flatnonzero(rows < 0).tolist()]
         if unknown:
             raise DataError(
                 f"{len(unknown)} sample_ids are not in the manifest, first: {', '.join(sorted(unknown)[:5])}.",
                 fix="Use the manifest that they were made from.",
             )
-        rows = sorted(self.row_of[sample_id] for sample_id in ids)
+        return self._rows(np.unique(rows))
+
+    def _rows(self, rows: np.ndarray) -> Manifest:
+        """These rows, in ascending order: itself where they are all, which large pools need not hold twice."""
+        if len(rows) == len(self):
+            return self
         return Manifest(self.table.take(pa.array(rows, pa.int64())), trusted_roots=self.trusted_roots)
 
     def twins_in(self, other: Manifest) -> dict[str, str]:

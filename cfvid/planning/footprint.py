@@ -36,7 +36,7 @@ def footprint_of(one: Pass) -> Footprint:
     views = torch.empty(one.looks.modality.example(_COUNTED).shape, dtype=torch.uint8, device="meta")
     inputs = views
     if one.objective is not None:
-        ids = (one.looks.samples.ids * _COUNTED)[:_COUNTED]
+        ids = ([*one.looks.samples.ids[:_COUNTED]] * _COUNTED)[:_COUNTED]
         inputs = one.objective().examples(views, Batch(ids, views[:, None], [0] * _COUNTED)).inputs
     weights = sum(tensor.nbytes for tensor in module.state_dict().values())
     if one.training is None:

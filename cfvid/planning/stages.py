@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from cfvid.artifacts import Record, is_complete
@@ -23,7 +24,7 @@ from cfvid.stages.pool import WITH_K, engine_name, expected_labels, pool_ids, st
 from cfvid.stages.pretrain import make_task
 from cfvid.stages.protocols import FROZEN, TRAINED
 from cfvid.training.objective import Objective
-from cfvid.training.targets import Repeated, Targets
+from cfvid.training.targets import PseudoTargets, Repeated, Targets
 
 
 def works_of(run: Run, stages: Collection[str]) -> list[Work]:
@@ -172,10 +173,9 @@ def _num_classes(run: Run) -> int:
     return max(2, len(set(expected_labels(run).values())))
 
 
-def _any_targets(samples: Manifest, num_classes: int) -> Targets:
+def _any_targets(samples: Manifest, num_classes: int) -> PseudoTargets:
     """Some pseudo-labels: which ones makes no difference to what a step costs."""
-    names = [str(k) for k in range(num_classes)]
-    return Targets(names, {i: (name,) for i, name in zip(samples.ids, itertools.cycle(names), strict=False)})
+    return PseudoTargets(samples.ids, np.arange(len(samples)) % num_classes)
 
 
 # ---------------------------------------------------------------------------------------------- transfer

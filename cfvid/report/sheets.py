@@ -146,7 +146,7 @@ def _add_labels(sheets: Sequence[Sheet], path: Path, pool: Manifest) -> None:
 
 def _add_pictures(run: Run, sheets: Sequence[Sheet], pool: Manifest) -> None:
     thumbnails = {t.sample_id: t for sheet in sheets for t in sheet.thumbnails}
-    known = [sample_id for sample_id in thumbnails if sample_id in pool.row_of]
+    known = [sample_id for sample_id in thumbnails if sample_id in pool.ids]
     for sample_id in thumbnails.keys() - set(known):
         thumbnails[sample_id].reason = "no longer among the samples"
     if not known:

@@ -11,8 +11,8 @@ RUN/cluster/
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from cfvid.clustering.soft import SoftLabels
 from cfvid.clustering.streaming_engine import StreamingEngine, forget
 from cfvid.config import RunConfig
 from cfvid.data.manifest import LABEL_COLUMNS, label_blocks
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -180,13 +181,22 @@ def _quality(run: Run, ids: pa.ChunkedArray, grouping: Grouping) -> dict[str, An
 class PseudoLabels:
     """What pseudo_labels.parquet holds, row by row."""
 
-    ids: list[str]
+    ids: SampleIds
     clusters_N: np.ndarray
     """int32."""
     distances_N: np.ndarray
     """float32, squared."""
     second_distances_N: np.ndarray
     """float32, squared; NaN where unknown."""
+
+    def take(self, rows: np.ndarray) -> PseudoLabels:
+        """These rows."""
+        arrays = (self.clusters_N, self.distances_N, self.second_distances_N)
+        return PseudoLabels(self.ids.take(rows), *(values[rows] for values in arrays))
+
+    def of(self, ids: SampleIds) -> PseudoLabels:
+        """The rows of these samples, in their order."""
+        return dataclasses.replace(self.take(self.ids.rows(ids)), ids=ids)
 
 
 def write_pseudo_labels(
@@ -227,9 +237,8 @@ def load_pseudo_labels(folder: Path) -> PseudoLabels:
     """
     Record.read(folder, kind=KIND).verify(folder)
     table = pyarrow.parquet.read_table(folder / "pseudo_labels.parquet")
-    ids = table["sample_id"].to_pylist()
-    if len(set(ids)) != len(ids):
-        twice = next(sample_id for sample_id, count in Counter(ids).items() if count > 1)
+    ids = SampleIds(table["sample_id"])
+    for twice in ids.repeated()[:1]:
         raise DataError(f"{folder / 'pseudo_labels.parquet'} names samples more than once, e.g. {twice}.")
     clusters, distances = table["cluster"].to_numpy(), table["distance"].to_numpy()
     # Files of new samples and of earlier versions have no second distances.
@@ -267,14 +276,14 @@ def write_soft_labels(path: Path, ids: pa.ChunkedArray, soft: SoftLabels) -> Non
     _write_parts(path, part, num_rows=len(ids))
 
 
-def read_soft_labels(folder: Path) -> tuple[list[str], SoftLabels] | None:
+def read_soft_labels(folder: Path) -> tuple[SampleIds, SoftLabels] | None:
     """Sample ids and soft labels of a complete cluster folder; None where there are hard ones only."""
     record = Record.read(folder, kind=KIND)
     if SOFT_NAME not in record.files:
         return None
     record.verify(folder, only=(SOFT_NAME,))
     table = pyarrow.parquet.read_table(folder / SOFT_NAME)
-    ids = table["sample_id"].to_pylist()
+    ids = SampleIds(table["sample_id"])
     classes, shares = (
         table[name].combine_chunks().flatten().to_numpy().reshape(len(ids), -1) for name in ("classes", "shares")
     )

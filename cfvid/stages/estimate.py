@@ -150,7 +150,7 @@ def _points(run: Run, folder: Path, target: Target, projection: Projection) -> t
         average_views=True,
         layers=(run.config.extract.layer,),
     )
-    return target.labels(store.ids, target.train), projection.transform(store.gather(store.ids))
+    return target.labels([*store.ids], target.train), projection.transform(store.gather(store.ids))
 
 
 def _probe(run: Run, target: Target, points_NP: np.ndarray, labels_N: np.ndarray) -> float | None:

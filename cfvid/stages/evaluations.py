@@ -80,7 +80,7 @@ class Target:
         index = {name: i for i, name in enumerate(self.classes)}
         found_NC = np.zeros((len(ids), len(index)), dtype=np.int8)
         for row, sample_id in enumerate(ids):
-            sample = split[split.row_of[sample_id]]
+            sample = split.sample(sample_id)
             found_NC[row, [index[name] for name in sample.unsure_labels if name in index]] = IGNORED
             found_NC[row, [index[name] for name in sample.labels]] = 1
         return found_NC

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from cfvid import ranks
@@ -33,7 +34,7 @@ def fit(
     folder: Path,
     stage: str,
     seed: int,
-    groups: Mapping[str, int] | None = None,
+    groups_N: np.ndarray | None = None,
     part_lrs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Train a network in place; a run that was cut short continues. The skip ledger goes to the folder.
@@ -47,7 +48,7 @@ def fit(
         folder: takes states, metrics and the ledger.
         stage: names the random draws, and the work in messages.
         seed: of the random draws.
-        groups: of the samples, where these are to be drawn equally often; None for every sample once per epoch.
+        groups_N: of each sample, where groups are to be drawn equally often; None for every sample once per epoch.
         part_lrs: peak learning rates of parts of the network, as `build_optimizer` takes them; 0 freezes a part.
 
     Returns:
@@ -62,7 +63,7 @@ def fit(
             seed=seed,
             stage=stage,
             batch_size=min(training.batch_size, len(samples)),
-            groups=groups,
+            groups_N=groups_N,
         )
         compute = training_compute(network, objective, run.modality, data.ids, epochs=training.epochs)
         train(

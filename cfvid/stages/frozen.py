@@ -43,7 +43,7 @@ def _features(run: Run, evaluation: Evaluation) -> tuple[_Features, _Features]:
     layers = _layers(run)
     ends = np.cumsum([0, *feature_dims(evaluation.candidate.arch, layers, run.modality.example(1).shape)])
     columns = {layer: slice(ends[n], ends[n + 1]) for n, layer in enumerate(layers)}
-    train, val = (_Features(s.ids, s.gather(s.ids), columns) for s in store_features(run, evaluation))
+    train, val = (_Features([*s.ids], s.gather(s.ids), columns) for s in store_features(run, evaluation))
     return train, val
 
 

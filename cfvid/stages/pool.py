@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -149,8 +150,8 @@ def _joined(stores: list[FeatureStore]) -> tuple[pa.ChunkedArray, np.ndarray]:
     first, *others = stores
     if not others:
         return first.id_column, first.gather(first.ids)
-    common = set(first.ids).intersection(*(store.ids for store in others))
-    ids = [sample_id for sample_id in first.ids if sample_id in common]
+    is_common = np.all([store.ids.find(first.ids) >= 0 for store in others], axis=0)
+    ids = first.ids.take(np.flatnonzero(is_common))
     if not ids:
         raise DataError(
             "cluster: no sample is in all feature stores.",
@@ -159,7 +160,7 @@ def _joined(stores: list[FeatureStore]) -> tuple[pa.ChunkedArray, np.ndarray]:
         )
     if len(ids) < len(first):
         logger.info("cluster: %d of %d samples are not in all feature stores", len(first) - len(ids), len(first))
-    return pa.chunked_array([ids], pa.string()), side_by_side([store.gather(ids) for store in stores])
+    return ids.column, side_by_side([store.gather(ids) for store in stores])
 
 
 def side_by_side(features: list[np.ndarray]) -> np.ndarray:
@@ -189,7 +190,9 @@ def pool_labels(run: Run) -> dict[str, str]:
     Where that is known of no sample (weights that were brought along, another pool), the pool's own labels.
     """
     pool = run.manifest("clusterfit").split("train")
-    several = {i: names for i, names in noisy_labels(run).items() if i in pool.row_of} or pool.labels_by_id
+    trained_on = noisy_labels(run)
+    in_pool = pool.ids.find([*trained_on]) >= 0
+    several = dict(itertools.compress(trained_on.items(), in_pool)) or pool.labels_by_id
     return {sample_id: names[0] for sample_id, names in several.items()}
 
 

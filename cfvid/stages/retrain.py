@@ -26,7 +26,7 @@ from cfvid.stages.cluster import PseudoLabels, load_pseudo_labels, read_soft_lab
 from cfvid.stages.context import Run
 from cfvid.stages.fit import complete, fit
 from cfvid.training.objective import Objective
-from cfvid.training.targets import SoftTargets, Targets
+from cfvid.training.targets import PseudoTargets, SoftTargets
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
     config = run.config
     _stop_if_sick(run)
     labels = _chosen(load_pseudo_labels(run.folder / "cluster"), share=config.retrain.keep_nearest)
-    cluster_of = dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
     samples = run.manifest("clusterfit").split("train").select(labels.ids)
+    labels = labels.of(samples.ids)
     objective, num_classes = _objective(run, labels)
     if num_classes < 2:  # outputs, not clusters: soft labels can be learnt though one class is always the first
         raise DataError(
@@ -94,7 +94,7 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         folder=folder,
         stage=KIND,
         seed=config.seed,
-        groups=cluster_of if config.retrain.sampling == "balanced" else None,
+        groups_N=labels.clusters_N if config.retrain.sampling == "balanced" else None,
     )
     complete(run, network, folder=folder, stage=KIND, inputs=inputs, facts=compute)
 
@@ -105,27 +105,20 @@ def _chosen(labels: PseudoLabels, *, share: float) -> PseudoLabels:
         return labels
     rows = nearest_members(labels.clusters_N, labels.distances_N, share=share)
     logger.info("retrain: the %d of %d samples that are nearest to their centroids", len(rows), len(labels.ids))
-    return PseudoLabels(
-        [labels.ids[row] for row in rows],
-        labels.clusters_N[rows],
-        labels.distances_N[rows],
-        labels.second_distances_N[rows],
-    )
+    return labels.take(rows)
 
 
 def _objective(run: Run, labels: PseudoLabels) -> tuple[Objective, int]:
     """What N_cf learns, soft labels where there are some, and how many outputs it needs for that."""
-    folder, weights = run.folder / "cluster", None
+    folder, weights_N = run.folder / "cluster", None
     num_clusters = 1 + int(labels.clusters_N.max())
     if run.config.retrain.confidence_weights and num_clusters > 1:
         if np.isnan(labels.second_distances_N).any():
             raise _no_margins()
-        values = margin_weights(labels.distances_N, labels.second_distances_N)
-        weights = dict(zip(labels.ids, values.tolist(), strict=True))
+        weights_N = margin_weights(labels.distances_N, labels.second_distances_N)
     found = read_soft_labels(folder)
     if found is None:
-        names = {i: (str(k),) for i, k in zip(labels.ids, labels.clusters_N.tolist(), strict=True)}
-        return Targets([str(k) for k in range(num_clusters)], names, weights=weights), num_clusters
+        return PseudoTargets(labels.ids, labels.clusters_N, weights_N=weights_N), num_clusters
     ids, soft = found
     num_classes = max(num_clusters, 1 + int(soft.classes_NT.max()))
     made = Record.read(folder, kind=CLUSTER_KIND).inputs["cluster"]
@@ -133,8 +126,14 @@ def _objective(run: Run, labels: PseudoLabels) -> tuple[Objective, int]:
     logger.info(
         "retrain: soft labels, %d of %d classes each, T = %g", soft.shares_NT.shape[1], num_classes, temperature
     )
+    rows = ids.rows(labels.ids)
     objective = SoftTargets(
-        ids, soft.classes_NT, soft.shares_NT, num_classes=num_classes, temperature=temperature, weights=weights
+        labels.ids,
+        soft.classes_NT[rows],
+        soft.shares_NT[rows],
+        num_classes=num_classes,
+        temperature=temperature,
+        weights_N=weights_N,
     )
     return objective, num_classes
 

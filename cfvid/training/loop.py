@@ -7,8 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from cfvid import ranks
 from cfvid.data.loader import Batch, SampleLoader, on_device
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
 from cfvid.models.zoo import Network
@@ -51,12 +51,12 @@ class TrainingData:
     loader: SampleLoader
     objective: Objective
     modality: Modality
-    ids: list[str]
+    ids: SampleIds
     seed: int
     stage: str
     batch_size: int
     """Of all processes together."""
-    groups: Mapping[str, int] | None = None
+    groups_N: np.ndarray | None = None
     """With the group of each sample, an epoch draws all groups equally often instead of every sample once."""
 
     def __post_init__(self) -> None:
@@ -82,19 +82,20 @@ class TrainingData:
     def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
         """This process' part of the batches of an epoch from `first_batch` on."""
         rng, num = stream(self.seed, self.stage, "order", number), self.num_batches * self.batch_size
-        drawn = self.ids if self.groups is None else balanced(self.ids, self.groups, rng)
-        ids = [drawn[i] for i in rng.permutation(len(drawn))[:num]]
-        repeats = count_repeats(ids)
-        starts = range(first_batch * self.batch_size, len(ids), self.batch_size)
-        parts = [own_places(start, min(self.batch_size, len(ids) - start)) for start in starts]
+        drawn = np.arange(len(self.ids)) if self.groups_N is None else balanced(self.groups_N, rng)
+        rows = drawn[rng.permutation(len(drawn))[:num]]
+        repeats = np.zeros_like(rows) if self.groups_N is None else count_repeats(rows)
+        starts = range(first_batch * self.batch_size, len(rows), self.batch_size)
+        parts = [own_places(start, min(self.batch_size, len(rows) - start)) for start in starts]
+        own = np.concatenate([np.arange(part.start, part.stop) for part in parts]) if parts else np.arange(0)
+        ids, repeats = self.ids.take(rows[own]), repeats[own]
         # Without repeats, which only balanced epochs have, the names of the draw are those they always were.
-        seeds = [
-            derive(self.seed, self.stage, "augment", number, ids[i], *([repeats[i]] if repeats[i] else []))
-            for part in parts
-            for i in part
-        ]
+        seeds = (
+            derive(self.seed, self.stage, "augment", number, sample_id, *([int(nth)] if nth else []))
+            for sample_id, nth in zip(ids, repeats, strict=True)
+        )
         return self.loader.batches(
-            [ids[i] for part in parts for i in part],
+            ids,
             batch_size=max(1, self.batch_size // ranks.count()),
             look="train",
             seeds=seeds,
@@ -108,30 +109,29 @@ def own_places(start: int, num: int) -> range:
     return range(start + own.start, start + own.stop)
 
 
-def balanced(ids: Sequence[str], groups: Mapping[str, int], rng: np.random.Generator) -> list[str]:
-    """As many draws as there are samples, with every group equally often, or once more where that does not come out.
+def balanced(groups_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many rows as there are samples, with every group equally often, or once more where that does not come out.
 
     This is how DeepCluster samples its clusters (Caron et al., ECCV 2018): a group's samples are drawn repeatedly
     only when it has fewer than are needed.
     """
-    members: dict[int, list[str]] = {}
-    for sample_id in ids:
-        members.setdefault(groups[sample_id], []).append(sample_id)
-    each, rest = divmod(len(ids), len(members))
+    by_group = np.argsort(groups_N, kind="stable")
+    _, starts = np.unique(groups_N[by_group], return_index=True)
+    members = np.split(by_group, starts[1:])
+    each, rest = divmod(len(groups_N), len(members))
     drawn = []
-    for place, group in enumerate(rng.permutation(sorted(members))):
-        own, count = members[int(group)], each + (place < rest)
-        drawn += [own[i] for i in rng.choice(len(own), size=count, replace=count > len(own))]
-    return drawn
+    for place, group in enumerate(rng.permutation(len(members))):
+        own, count = members[group], each + (place < rest)
+        drawn.append(own[rng.choice(len(own), size=count, replace=count > len(own))])
+    return np.concatenate(drawn)
 
 
-def count_repeats(ids: Sequence[str]) -> list[int]:
-    """How often each id has come before in the list."""
-    seen: Counter[str] = Counter()
-    repeats = []
-    for sample_id in ids:
-        repeats.append(seen[sample_id])
-        seen[sample_id] += 1
+def count_repeats(rows: np.ndarray) -> np.ndarray:
+    """How often each row has come before."""
+    by_row = np.argsort(rows, kind="stable")
+    _, starts, counts = np.unique(rows[by_row], return_index=True, return_counts=True)
+    repeats = np.empty_like(rows)
+    repeats[by_row] = np.arange(len(rows)) - np.repeat(starts, counts)
     return repeats
 
 
@@ -281,7 +281,7 @@ def _forward(
 
 def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
     """A loss of 0 that leaves running statistics alone: its gradients take part in the average over processes."""
-    two = data.ids[:_FEWEST]
+    two = list(data.ids[:_FEWEST])
     views = torch.zeros(data.modality.example(len(two)).shape, dtype=torch.uint8, device=accelerator.device)
     examples = data.objective.examples(views, Batch(two, views[:, None], [0] * len(two)))
     modes = {module: module.training for module in network.modules()}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cfvid.data.loader import Batch
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import DataError
 from cfvid.training.objective import Examples
 
@@ -21,7 +22,6 @@ class Targets:
     Args:
         classes: names of the classes, by index.
         labels: the labels of each sample.
-        weights: how much each sample counts; None for all the same.
 
     Raises:
         DataError: for labels that are no class.
@@ -29,14 +29,8 @@ class Targets:
 
     temperature = 1.0
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        labels: Mapping[str, Sequence[str]],
-        *,
-        weights: Mapping[str, float] | None = None,
-    ) -> None:
-        self.classes, self.weights = list(classes), weights
+    def __init__(self, classes: Sequence[str], labels: Mapping[str, Sequence[str]]) -> None:
+        self.classes = list(classes)
         index = {name: i for i, name in enumerate(self.classes)}
         unknown = sorted({label for names in labels.values() for label in names if label not in index})
         if unknown:
@@ -46,8 +40,7 @@ class Targets:
 
     def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
         """See `cfvid.training.objective.Objective`."""
-        target = self.batch(batch.sample_ids).to(views.device)
-        return Examples(views, target, _weights_of(batch.sample_ids, self.weights, views.device))
+        return Examples(views, self.batch(batch.sample_ids).to(views.device))
 
     def batch(self, sample_ids: Sequence[str]) -> torch.Tensor:
         """Targets in the order of `sample_ids`: int64 (N,), or float32 (N, C) rows that sum to 1 when multi-label."""
@@ -78,6 +71,27 @@ class Repeated:
         return Examples(plain.inputs, plain.target.repeat_interleave(self.times, dim=0), weights)
 
 
+class PseudoTargets:
+    """The cluster of each sample.
+
+    Args:
+        ids: the samples.
+        clusters_N: int, their clusters.
+        weights_N: float32, how much each sample counts; None for all the same.
+    """
+
+    temperature = 1.0
+
+    def __init__(self, ids: SampleIds, clusters_N: np.ndarray, *, weights_N: np.ndarray | None = None) -> None:
+        self._ids, self._clusters_N, self._weights_N = ids, clusters_N, weights_N
+
+    def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
+        """See `cfvid.training.objective.Objective`."""
+        rows = self._ids.rows(batch.sample_ids)
+        target = torch.from_numpy(self._clusters_N[rows].astype(np.int64))
+        return Examples(views, target.to(views.device), _weights_of(rows, self._weights_N, views.device))
+
+
 class SoftTargets:
     """Shares of classes by sample id (Hinton et al., 2015).
 
@@ -87,37 +101,30 @@ class SoftTargets:
         shares_NT: float32, their shares, which sum to 1.
         num_classes: of the network.
         temperature: what the logits are divided by.
-        weights: how much each sample counts; None for all the same.
+        weights_N: float32, how much each sample counts; None for all the same.
     """
 
     def __init__(
         self,
-        ids: Sequence[str],
+        ids: SampleIds,
         classes_NT: np.ndarray,
         shares_NT: np.ndarray,
         *,
         num_classes: int,
         temperature: float = 1.0,
-        weights: Mapping[str, float] | None = None,
+        weights_N: np.ndarray | None = None,
     ) -> None:
-        self.temperature, self.num_classes, self.weights = temperature, num_classes, weights
-        self._classes_NT, self._shares_NT = classes_NT, shares_NT
-        self._row_of = {sample_id: row for row, sample_id in enumerate(ids)}
+        self.temperature, self._num_classes = temperature, num_classes
+        self._ids, self._classes_NT, self._shares_NT, self._weights_N = ids, classes_NT, shares_NT, weights_N
 
     def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
         """See `cfvid.training.objective.Objective`."""
-        target = self.batch(batch.sample_ids).to(views.device)
-        return Examples(views, target, _weights_of(batch.sample_ids, self.weights, views.device))
-
-    def batch(self, sample_ids: Sequence[str]) -> torch.Tensor:
-        """Targets in the order of `sample_ids`: float32 (N, C), rows that sum to 1."""
-        rows = [self._row_of[sample_id] for sample_id in sample_ids]
+        rows = self._ids.rows(batch.sample_ids)
         classes_NT = torch.from_numpy(self._classes_NT[rows].astype(np.int64))
-        target = torch.zeros(len(rows), self.num_classes)
-        return target.scatter_(1, classes_NT, torch.from_numpy(self._shares_NT[rows]))
+        target = torch.zeros(len(rows), self._num_classes)
+        target.scatter_(1, classes_NT, torch.from_numpy(self._shares_NT[rows]))
+        return Examples(views, target.to(views.device), _weights_of(rows, self._weights_N, views.device))
 
 
-def _weights_of(
-    sample_ids: Sequence[str], weights: Mapping[str, float] | None, device: torch.device
-) -> torch.Tensor | None:
-    return None if weights is None else torch.tensor([weights[sample_id] for sample_id in sample_ids], device=device)
+def _weights_of(rows: np.ndarray, weights_N: np.ndarray | None, device: torch.device) -> torch.Tensor | None:
+    return None if weights_N is None else torch.from_numpy(weights_N[rows]).to(device)

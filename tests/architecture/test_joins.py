@@ -22,10 +22,11 @@ from cfvid.evaluation.inference import forward_views
 from cfvid.features import FeatureStore
 from cfvid.models.zoo import Network, build_network
 from cfvid.stages import Run, cluster
-from cfvid.stages.cluster import read_pseudo_labels
+from cfvid.stages.cluster import load_pseudo_labels, read_pseudo_labels
 from cfvid.stages.evaluations import Target
 from cfvid.stages.extract import extract_into
-from cfvid.training.targets import Targets
+from cfvid.training.objective import Objective
+from cfvid.training.targets import PseudoTargets, Targets
 
 NUM_SAMPLES, NUM_CLASSES = 37, 4
 
@@ -155,6 +156,7 @@ def test_features_follow_their_sample_when_shards_change_places(run: Run) -> Non
 def test_pseudo_labels_follow_their_sample(run: Run) -> None:
     extracted(run)
     cluster(run)
+    labels = load_pseudo_labels(run.folder / "cluster")
     cluster_of = read_pseudo_labels(run.folder / "cluster")
     assert set(cluster_of) == READABLE
     assert len(set(cluster_of.values())) == NUM_CLASSES
@@ -162,8 +164,9 @@ def test_pseudo_labels_follow_their_sample(run: Run) -> None:
     quality = Record.read(run.folder / "cluster", kind="pseudo-labels")
     assert quality.facts["num_samples"] == len(READABLE)
     # As in retraining.
-    targets = Targets([str(k) for k in range(NUM_CLASSES)], {i: (str(c),) for i, c in cluster_of.items()})
-    _assert_batches_match(run, targets, cluster_of, run.manifest("clusterfit").select(list(cluster_of)))
+    samples = run.manifest("clusterfit").select(labels.ids)
+    targets = PseudoTargets(samples.ids, labels.of(samples.ids).clusters_N)
+    _assert_batches_match(run, targets, cluster_of, samples)
 
 
 def test_training_targets_follow_their_sample(run: Run, manifest: Manifest) -> None:
@@ -171,7 +174,7 @@ def test_training_targets_follow_their_sample(run: Run, manifest: Manifest) -> N
     _assert_batches_match(run, targets, {i: class_of(i) for i in NUMBER_OF}, run.manifest("pretrain"))
 
 
-def _assert_batches_match(run: Run, targets: Targets, expected: dict[str, int], samples: Manifest) -> None:
+def _assert_batches_match(run: Run, targets: Objective, expected: dict[str, int], samples: Manifest) -> None:
     """What the training loop is fed: the pictures' colours against the targets of their batch."""
     ids = sorted(samples.ids, key=lambda i: NUMBER_OF[i] * 5 % 11)
     seen: list[str] = []
@@ -181,7 +184,7 @@ def _assert_batches_match(run: Run, targets: Targets, expected: dict[str, int], 
                 continue
             shown = [id_of(view[0].float().mean((1, 2)).numpy()) for view in batch.inputs]
             assert shown == batch.sample_ids
-            assert targets.batch(batch.sample_ids).tolist() == [expected[i] for i in shown]
+            assert targets.examples(batch.inputs[:, 0], batch).target.tolist() == [expected[i] for i in shown]
             seen += shown
         skipped = {skip.sample_id for skip in loader.ledger.skips}
     assert seen == [i for i in ids if i in READABLE]

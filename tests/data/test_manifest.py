@@ -37,7 +37,7 @@ def test_rows_are_samples() -> None:
     manifest = from_samples(rows)
     assert list(manifest) == rows
     assert [manifest[1], manifest[0]] == rows[::-1]
-    assert (len(manifest), manifest.ids, manifest.row_of) == (2, ["b", "a"], {"b": 0, "a": 1})
+    assert (len(manifest), manifest.ids, manifest.ids.rows(["a", "b"]).tolist()) == (2, ["b", "a"], [1, 0])
     assert manifest.classes == ["x", "y", "z"]
     assert manifest.labels_by_id == {"b": ("x", "y"), "a": ("z",)}
     assert manifest.split("val").ids == ["a"]
@@ -89,7 +89,7 @@ def test_shuffled_rows_give_the_same_joins(order: list[int]) -> None:
     assert shuffled.labels_by_id == plain.labels_by_id
     assert shuffled.classes == plain.classes
     for sample_id in plain.ids:
-        assert shuffled[shuffled.row_of[sample_id]] == plain[plain.row_of[sample_id]]
+        assert shuffled.sample(sample_id) == plain.sample(sample_id)
     assert set(shuffled.split("val").ids) == set(plain.split("val").ids)
     wanted = ["s3", "s7", "s1"]
     assert {s.sample_id: s for s in shuffled.select(wanted)} == {s.sample_id: s for s in plain.select(wanted)}

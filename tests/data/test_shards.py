@@ -80,7 +80,7 @@ def test_labels(tmp_path: Path) -> None:
         "list": (),
         "none": (),
     }
-    assert manifest[manifest.row_of["many"]].unsure_labels == ("c",)
+    assert manifest.sample("many").unsure_labels == ("c",)
 
 
 def test_a_label_separator(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_splits_of_the_names(shards: list[str], options: dict[str, str], expecte
     for number, shard in enumerate(shards):
         write_tar(tmp_path / "set" / shard, {f"{number}.jpg": b""})
     manifest = read(tmp_path / "set", tmp_path, **options)
-    assert [manifest[manifest.row_of[str(n)]].split for n in range(len(shards))] == expected
+    assert [manifest.sample(str(n)).split for n in range(len(shards))] == expected
 
 
 def test_the_split_of_a_folder_of_shards(tmp_path: Path) -> None:

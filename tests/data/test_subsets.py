@@ -44,7 +44,7 @@ def test_unsure_labels_outside_the_range_are_removed_too() -> None:
     unsure = Sample("unsure", "a.png", "/data", (first,), "train", None, None, unsure_labels=(last, first))
     only_unsure = Sample("only", "b.png", "/data", (), "train", None, None, unsure_labels=(first,))
     kept = keep_classes(from_samples([unsure, only_unsure, *manifest()]), (0.0, 0.1))
-    assert kept[kept.row_of["unsure"]].unsure_labels == (first,)
+    assert kept.sample("unsure").unsure_labels == (first,)
     assert "only" not in kept.ids
 
 

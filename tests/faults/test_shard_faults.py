@@ -95,7 +95,7 @@ def test_rows_6_and_13_damage_after_the_scan_goes_to_the_ledger(tmp_path: Path) 
     run_stages(config, tmp_path / "run", stages=["pretrain"])
 
     manifest = read(tmp_path / "set", tmp_path / "cache")
-    first = manifest[manifest.row_of["train/class0/000.png"]]
+    first = manifest.sample("train/class0/000.png")
     shard = tmp_path / "set" / "train-000000.tar"
     content = bytearray(shard.read_bytes())
     assert first.member_offset is not None

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from support.tiny import tiny_config, write_pictures
 
 from cfvid.artifacts import Record, write_json
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
+from cfvid.data.loader import Batch
 from cfvid.errors import ArtifactError, ConfigError, DamagedArtifact, DataError, InputsChanged
 from cfvid.features import FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
@@ -39,7 +41,8 @@ from cfvid.stages.context import Run
 from cfvid.stages.pool import side_by_side
 from cfvid.stages.pretrain import read_noisy_labels
 from cfvid.training.loop import TrainingData
-from cfvid.training.targets import SoftTargets, Targets
+from cfvid.training.objective import Examples
+from cfvid.training.targets import PseudoTargets, SoftTargets
 
 SHORT = {"pretrain__training__epochs": 4, "retrain__training__epochs": 1, "pretrain__label_noise": 0.3}
 
@@ -108,11 +111,11 @@ def test_prototypes_have_as_many_clusters_as_labels(
 def test_distillation_learns_the_outputs_of_n_pre(
     pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objectives = record_objectives(monkeypatch)
+    seen = record_training(monkeypatch)
     run = go_on(pictures, folder, cluster__method="distillation", cluster__temperature=2.5)
-    [objective] = [data.objective for data in objectives]
-    assert isinstance(objective, SoftTargets)
-    assert objective.temperature == 2.5
+    [data] = seen
+    assert isinstance(data.objective, SoftTargets)
+    assert data.objective.temperature == 2.5
     n_pre, _ = load_network(folder / "pretrain" / "network")
     n_cf, _ = load_network(folder / "retrain" / "network")
     assert n_cf.num_classes == n_pre.num_classes == 3
@@ -123,7 +126,8 @@ def test_distillation_learns_the_outputs_of_n_pre(
     np.testing.assert_allclose(soft.shares_NT.sum(1), 1, rtol=1e-5)
     cluster_of = read_pseudo_labels(folder / "cluster")
     assert [cluster_of[i] for i in ids] == soft.shares_NT.argmax(1).tolist()
-    np.testing.assert_allclose(objective.batch(ids[:2]).numpy(), soft.shares_NT[:2])
+    assert data.ids == ids
+    np.testing.assert_allclose(examples_of(data).target.numpy(), soft.shares_NT)
     with pytest.raises(ConfigError, match="cannot be assigned"):
         assign_new(run, SourceConfig(path=str(pictures)), folder / "out.parquet")
     (folder / "cluster" / "soft_labels.parquet").write_bytes(b"PAR1 no")
@@ -131,7 +135,7 @@ def test_distillation_learns_the_outputs_of_n_pre(
         read_soft_labels(folder / "cluster")
 
 
-def record_objectives(monkeypatch: pytest.MonkeyPatch) -> list[TrainingData]:
+def record_training(monkeypatch: pytest.MonkeyPatch) -> list[TrainingData]:
     """What the training loop gets; it still runs."""
     from cfvid.stages import fit
 
@@ -144,6 +148,12 @@ def record_objectives(monkeypatch: pytest.MonkeyPatch) -> list[TrainingData]:
 
     monkeypatch.setattr(fit, "train", recording)
     return seen
+
+
+def examples_of(data: TrainingData) -> Examples:
+    """What is learnt of all samples."""
+    views = torch.empty(len(data.ids), 1)
+    return data.objective.examples(views, Batch([*data.ids], views, [0] * len(data.ids)))
 
 
 def test_features_of_another_network_are_not_distilled(pictures: Path, folder: Path, tmp_path: Path) -> None:
@@ -201,21 +211,21 @@ def test_a_pool_without_labels_has_no_prototypes(pictures: Path, tmp_path: Path)
 def test_the_default_has_hard_labels_alone_and_trains_on_each_sample_once(
     pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = record_objectives(monkeypatch)
+    seen = record_training(monkeypatch)
     go_on(pictures, folder)
     assert read_soft_labels(folder / "cluster") is None
     assert "num_merged" not in quality_of(folder)
     [data] = seen
-    assert isinstance(data.objective, Targets)
-    assert data.objective.weights is None
-    assert data.groups is None
+    assert isinstance(data.objective, PseudoTargets)
+    assert examples_of(data).weights is None
+    assert data.groups_N is None
     assert len(data.ids) == 24
 
 
 def test_soft_labels_tiny_clusters_weights_and_sampling(
     pictures: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = record_objectives(monkeypatch)
+    seen = record_training(monkeypatch)
     run = go_on(
         pictures,
         folder,
@@ -238,14 +248,13 @@ def test_soft_labels_tiny_clusters_weights_and_sampling(
     assert isinstance(data.objective, SoftTargets)
     assert data.objective.temperature == 1.0
     cluster_of = read_pseudo_labels(folder / "cluster")
-    assert data.groups is not None
-    assert data.groups.items() <= cluster_of.items()
+    assert data.groups_N is not None
+    assert data.groups_N.tolist() == [cluster_of[i] for i in data.ids]
     kept = Counter(cluster_of[i] for i in data.ids)
     assert kept == {k: max(1, round(0.6 * size)) for k, size in enumerate(sizes.tolist())}
-    weights = data.objective.weights
+    weights = examples_of(data).weights
     assert weights is not None
-    assert set(weights) == set(data.ids)
-    assert np.mean(list(weights.values())) == pytest.approx(1, rel=1e-5)
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
     assert load_network(folder / "retrain" / "network")[0].num_classes == len(sizes)
     assert collect(run)["problems"] == []
 

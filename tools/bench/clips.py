@@ -228,7 +228,7 @@ def _plans(manifest: Manifest, ids: list[str], look: Look) -> list[Plan]:
     times: dict[str, np.ndarray] = {}
     plans = []
     for seed, sample_id in enumerate(ids):
-        path = manifest.locate(manifest[manifest.row_of[sample_id]])
+        path = manifest.locate(manifest.sample(sample_id))
         if sample_id not in times:
             with open_video(path, decoder="pyav") as reader:
                 times[sample_id] = reader.times_s

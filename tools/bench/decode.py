@@ -70,7 +70,7 @@ def _compare(
     modality: Modality, decoder: str, raw: Any, media: Path, options: Options, size: Size, *, batch_size: int
 ) -> Comparison:
     manifest = read_folder(media, suffixes=modality.suffixes)
-    ids = manifest.ids * size.passes
+    ids = [*manifest.ids] * size.passes
     plain = _plain_loader([str(media / sample.path) for sample in manifest], raw, options.workers, batch_size)
     ledger = SkipLedger(num_samples=len(manifest), budget=1.0, stage="bench")
     runtime = RuntimeConfig(num_workers=options.workers)

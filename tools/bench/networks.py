@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def open_run(setting: Setting, *, media: Path, folder: Path, workers: int) -> Ru
     return Run(resolve_layers(setting.modality, [from_overrides([f"--{v}" for v in values])]), folder)
 
 
-def decode_rate(loader: SampleLoader, ids: list[str], *, batch_size: int, look: Look) -> float:
+def decode_rate(loader: SampleLoader, ids: Sequence[str], *, batch_size: int, look: Look) -> float:
     """Samples per second of decoding alone, with nothing else on the cores."""
 
     def drain() -> None:
@@ -80,7 +80,7 @@ def decoding_notes(run: Run, *, decode_rate: float, network_rate: float) -> dict
 
 
 def tensors_in_memory(
-    run: Run, loader: SampleLoader, ids: list[str], *, batch_size: int, look: Look
+    run: Run, loader: SampleLoader, ids: Sequence[str], *, batch_size: int, look: Look
 ) -> list[tuple[list[str], torch.Tensor]]:
     """Whole batches that are ready for the network: ids and normalised float32, channels last, on the device."""
     ready = []
