@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from cfvid.clustering.search import build_index
-from cfvid.data.manifest import Manifest, Sample, from_samples
+from cfvid.data.manifest import Sample, from_samples
 from cfvid.faiss_import import faiss
 from cfvid.models.zoo import build_network
 from cfvid.planning.text import size_text
+from cfvid.stages.cluster import PseudoLabels
 from cfvid.training.compute import view_flops
 from tools.bench.media import make_images, make_videos
 from tools.bench.networks import Setting, decode_rate, open_run
@@ -136,16 +138,19 @@ def _search_rate() -> float:
 
 
 def _sample_bytes(count: int = 100_000) -> float:
-    """Of a manifest of which every id was looked up, as stages do."""
-    rows = [Sample(f"pool/{n:09d}.jpg", f"pool/{n:09d}.jpg", "/data", (), "train", None, None) for n in range(count)]
-    table = from_samples(rows).table
-    del rows
+    """What retraining holds of each sample: its row, where its id is found, its cluster, its turn in the epoch."""
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
-    manifest = Manifest(table)
-    manifest.ids.rows([manifest.ids[0]])
+    names = [f"pool/{n:09d}.jpg" for n in range(count)]
+    manifest = from_samples([Sample(name, name, "/data", (), "train", None, None) for name in names])
+    del names
+    labels = PseudoLabels(manifest.ids, np.zeros(count, np.int32), *np.zeros((2, count), np.float32))
+    order = np.random.default_rng(0).permutation(count)
+    in_order = labels.ids.take(order)
+    labels.ids.rows(in_order[:256])
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return used / count + table.nbytes / count
+    return (used + pa.total_allocated_bytes() - before) / count
 
 
 # ---------------------------------------------------------------------------------------------- the plan
@@ -178,7 +183,7 @@ def rows_of(pool: Pool, units: Units, *, ranks: int, gpu_tflops: float, cores_pe
         (f"points of k-means on disk, fp32, {_POINTS_DIM} components", size_text(num * _POINTS_DIM * 4)),
         ("gradients of a step, sent by each rank", size_text(2 * 4 * units.parameters)),
         ("sums of an iteration of k-means, sent by each rank", size_text(2 * 8 * pool.num_clusters * _POINTS_DIM)),
-        ("manifest in the memory of each process", size_text(num * units.sample_bytes)),
+        ("samples in the memory of each process", size_text(num * units.sample_bytes)),
         ("clusters and distances, collected by the main process", size_text(num * 2 * 12)),
     ]
     return lines
@@ -205,7 +210,7 @@ def _table(pool: Pool, units: Units, options: argparse.Namespace) -> str:
     known: list[tuple[str, str]] = [
         ("measured: decodes per second and core", f"{units.decodes_per_core_s:,.1f}"),
         ("measured: search, multiplications per second and core", f"{units.macs_per_core_s:.2g}"),
-        ("measured: memory of a sample's row, id and place", f"{units.sample_bytes:.0f} B"),
+        ("measured: memory of a sample in retraining", f"{units.sample_bytes:.0f} B"),
         ("counted: forward pass of a view", f"{units.forward_flops / 1e9:,.1f} GFLOP"),
         ("assumed: a GPU sustains", f"{options.gpu_tflops:g} TFLOP/s"),
     ]
