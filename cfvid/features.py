@@ -14,9 +14,9 @@ do not depend on where it was killed.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,12 @@ class FeatureStore:
         infos = (f"shards/{shard:05d}.json" for shard in range(self.record.facts["num_shards"]))
         # Not as Python strings, each of which takes several times its text: stores have millions of them.
         ids = [pa.array(read_json(contained(folder, name))["sample_ids"], pa.string()) for name in infos]
-        self.id_column = pa.chunked_array(ids, pa.string())
-        """All sample ids, in the order of the shards, each of which is a chunk."""
+        self.ids = SampleIds(pa.chunked_array(ids, pa.string()))
+        """All sample ids, in the order of the shards."""
+        self._starts = np.cumsum([0, *map(len, ids)])
 
     def __len__(self) -> int:
         return int(self.record.facts["num_samples"])
-
-    @functools.cached_property
-    def ids(self) -> SampleIds:
-        """`id_column`, to look ids up in."""
-        return SampleIds(self.id_column)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,8 +173,8 @@ class FeatureStore:
 
     def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Each shard's sample ids and its memory-mapped features, in the same order."""
-        for number, ids in enumerate(self.id_column.chunks):
-            yield ids.to_pylist(), self._array(number)
+        for number, (first, end) in enumerate(pairwise(self._starts.tolist())):
+            yield list(self.ids[first:end]), self._array(number)
 
     def _array(self, shard: int) -> np.ndarray:
         path = self.folder / "shards" / f"{shard:05d}.npy"
@@ -202,9 +198,8 @@ class FeatureStore:
                 why="they were not extracted, or could not be read (see its skips.jsonl)",
             )
         result = np.empty((len(ids), *self.shape), dtype=np.float32)
-        starts = np.cumsum([0, *map(len, self.id_column.chunks)])
-        shards = np.searchsorted(starts, rows, side="right") - 1
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shards):
             here = shards == shard
-            result[here] = self._array(int(shard))[rows[here] - starts[shard]]
+            result[here] = self._array(int(shard))[rows[here] - self._starts[shard]]
         return result

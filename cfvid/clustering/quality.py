@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from cfvid.data.sample_ids import SampleIds
+
 _NONE, _SEVERAL = -2, -1
 """Instead of a label's number."""
 _AT_ONCE = 2**19
@@ -39,7 +41,7 @@ def size_figures(cluster_ids: np.ndarray, *, num_asked: int) -> dict[str, Any]:
     }
 
 
-def agreement(ids: pa.ChunkedArray, clusters_N: np.ndarray, known: Iterable[pa.RecordBatch]) -> dict[str, float] | None:
+def agreement(ids: SampleIds, clusters_N: np.ndarray, known: Iterable[pa.RecordBatch]) -> dict[str, float] | None:
     """NMI, ARI and purity against labels, over the samples that have exactly one.
 
     None when none have, or when most labelled samples have several: those that happen to have one are not like them.
@@ -63,7 +65,7 @@ def agreement(ids: pa.ChunkedArray, clusters_N: np.ndarray, known: Iterable[pa.R
     }
 
 
-def _numbered_labels(ids: pa.ChunkedArray, known: Iterable[pa.RecordBatch]) -> np.ndarray:
+def _numbered_labels(ids: SampleIds, known: Iterable[pa.RecordBatch]) -> np.ndarray:
     """The number of each sample's label, int32 (N,), in alphabetical order; or `_SEVERAL`, or `_NONE`."""
     labels_N = np.full(len(ids), _NONE, dtype=np.int32)
     number_of: dict[str, int] = {}
@@ -73,8 +75,8 @@ def _numbered_labels(ids: pa.ChunkedArray, known: Iterable[pa.RecordBatch]) -> n
         numbers = np.array([number_of.setdefault(name, len(number_of)) for name in names], dtype=np.int32)
         has_one = pc.list_value_length(some["labels"]).to_numpy() == 1
         labels_M = np.where(has_one, numbers[first.indices.to_numpy()], _SEVERAL)
-        rows_N = pc.fill_null(pc.index_in(ids, value_set=some["sample_id"].combine_chunks()), -1).to_numpy()
-        labels_N[rows_N >= 0] = labels_M[rows_N[rows_N >= 0]]
+        rows_M = ids.find(SampleIds(some["sample_id"]))
+        labels_N[rows_M[rows_M >= 0]] = labels_M[rows_M >= 0]
     places = np.empty(len(number_of), dtype=np.int32)
     places[[number_of[name] for name in sorted(number_of)]] = np.arange(len(number_of))
     labels_N[labels_N >= 0] = places[labels_N[labels_N >= 0]]

@@ -34,7 +34,14 @@ SCHEMA = pa.schema(
         ("member_size", pa.int64()),
     ]
 )
-"""In memory: labels are always lists, and each sample knows its root folder."""
+"""Labels are always lists, and each sample knows its root folder."""
+_FEW_VALUES = pa.dictionary(pa.int32(), pa.string())
+_IN_MEMORY = {
+    **dict.fromkeys(("sample_id", "path"), pa.large_string()),
+    **dict.fromkeys(("labels", "unsure_labels"), pa.list_(pa.large_string())),
+    **dict.fromkeys(("split", "root"), _FEW_VALUES),
+}
+"""Other types than in files: a column of `string` can hold 2 GiB of text."""
 _PLACE = ("root", "member_offset", "member_size")
 """Columns that say where samples are stored, not which ones they are."""
 LABEL_COLUMNS = ("sample_id", "labels")
@@ -86,7 +93,7 @@ class Manifest:
         for name in ("member_offset", "member_size"):
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows, pa.int64()))
-        self.table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        self.table = pa.table({name: _in_memory(table[name], name) for name in SCHEMA.names}).combine_chunks()
         self.trusted_roots = tuple(trusted_roots)
         self._allowed_folders: dict[tuple[str, str], bool] = {}
         self._check()
@@ -208,8 +215,10 @@ class Manifest:
         return twins(self.blocks(TWIN_COLUMNS), other.blocks(TWIN_COLUMNS))
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns, a number of rows at a time."""
-        return iter(self.table.select(list(columns)).to_batches(max_chunksize=BLOCK_ROWS))
+        """Some columns, a number of rows at a time, of the types of `SCHEMA`."""
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        for batch in self.table.select(list(columns)).to_batches(max_chunksize=BLOCK_ROWS):
+            yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
 
     def locate(self, sample: Sample) -> Path | Member:
         """The sample's file, or its place in a shard.
@@ -257,13 +266,24 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the samples as Parquet, the roots included: a snapshot of what a run used."""
-        with atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary:
-            pyarrow.parquet.write_table(self.table, temporary)
+        with (
+            atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary,
+            pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer,
+        ):
+            for block in self.blocks(SCHEMA.names):
+                writer.write_batch(block)
+
+
+def _in_memory(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    wanted = _IN_MEMORY.get(name, SCHEMA.field(name).type)
+    if wanted == _FEW_VALUES and column.type != wanted:
+        column = column.cast(pa.string()).dictionary_encode()
+    return column.unify_dictionaries() if wanted == _FEW_VALUES else column.cast(wanted)
 
 
 def _samples_of(rows: pa.Table | pa.RecordBatch) -> list[Sample]:
     columns = {name: rows.column(name).to_pylist() for name in SCHEMA.names}
-    # Long columns of few values: one string object each, not one per row.
+    # Few values: one string object each, not one per row.
     columns["root"], columns["split"] = (map(sys.intern, columns[name]) for name in ("root", "split"))
     for name in ("labels", "unsure_labels"):
         columns[name] = [tuple(labels or ()) for labels in columns[name]]
@@ -272,7 +292,7 @@ def _samples_of(rows: pa.Table | pa.RecordBatch) -> list[Sample]:
 
 def no_labels(count: int) -> pa.Array:
     """A column of that many empty lists of labels."""
-    return pa.array([[]] * count, pa.list_(pa.string()))
+    return pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.string()))
 
 
 def member_path(shard: str, name: str) -> str:

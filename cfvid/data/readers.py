@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cfvid.artifacts import contained
 from cfvid.config import resolve
@@ -156,7 +157,9 @@ def _name_parts(source: SourceConfig, data: DataConfig) -> tuple[str, ...]:
 
 
 def _prefixed(manifest: Manifest, name: str) -> Manifest:
-    ids = pa.array([f"{name}/{sample_id}" for sample_id in manifest.ids], pa.string())
+    ids = pc.binary_join_element_wise(
+        pa.scalar(name, pa.large_string()), manifest.ids.column, pa.scalar("/", pa.large_string())
+    )
     table = manifest.table.set_column(0, "sample_id", ids)
     return Manifest(table, trusted_roots=manifest.trusted_roots)
 

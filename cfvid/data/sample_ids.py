@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _BLOCK = 2**16
 """Ids that are Python strings at a time."""
@@ -17,7 +18,7 @@ _BLOCK = 2**16
 class SampleIds(Sequence[str]):
     """Sample ids in some order, which can be looked up.
 
-    An id takes its text and 4 bytes, and 12 bytes more once one was looked up: hashes, sorted, and whose they are.
+    An id takes its text and 8 bytes, and 12 bytes more once one was looked up: hashes, sorted, and whose they are.
     In a list and a dict it takes 150.
 
     Args:
@@ -25,8 +26,10 @@ class SampleIds(Sequence[str]):
     """
 
     def __init__(self, ids: pa.ChunkedArray | Iterable[str]) -> None:
-        is_column = isinstance(ids, pa.ChunkedArray)
-        self.column: pa.ChunkedArray = ids if is_column else pa.chunked_array([list(ids)], pa.string())
+        column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([list(ids)], pa.large_string())
+        # In one piece, which rows are taken from without a copy of all; a piece of `string` would hold 2 GiB at most.
+        column = column.cast(pa.large_string())
+        self.column: pa.ChunkedArray = column if column.num_chunks == 1 else pa.chunked_array([column.combine_chunks()])
 
     def __len__(self) -> int:
         return len(self.column)
@@ -57,6 +60,11 @@ class SampleIds(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)})"
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all ids, as UTF-8."""
+        return pc.sum(pc.binary_length(self.column)).as_py() or 0
 
     def take(self, rows: np.ndarray) -> SampleIds:
         """The ids in these rows, int64 (M,)."""

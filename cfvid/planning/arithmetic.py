@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from cfvid.data.sample_ids import SampleIds
 
 _FLOAT_BYTES = 4
 _NPY_HEADER_BYTES = 128
@@ -29,7 +28,7 @@ Limit = Literal["decoding limits", "the network limits", "both share the cores"]
 # ---------------------------------------------------------------------------------------------- disk
 
 
-def store_bytes(ids: Sequence[str], *, num_views: int, dim: int, value_bytes: int, shard_size: int) -> int:
+def store_bytes(ids: SampleIds, *, num_views: int, dim: int, value_bytes: int, shard_size: int) -> int:
     """Bytes of a feature store, but for its records.
 
     Args:
@@ -40,13 +39,11 @@ def store_bytes(ids: Sequence[str], *, num_views: int, dim: int, value_bytes: in
         shard_size: samples per shard.
     """
     shards = -(-len(ids) // shard_size)
-    names = sum(len(sample_id.encode()) + _JSON_ID_BYTES for sample_id in ids)
+    names = ids.num_bytes + len(ids) * _JSON_ID_BYTES
     return len(ids) * num_views * dim * value_bytes + shards * _NPY_HEADER_BYTES + names
 
 
-def cluster_bytes(
-    ids: pa.ChunkedArray, *, num_clusters: int, dim: int, projected_from: int | None, soft_top: int
-) -> int:
+def cluster_bytes(ids: SampleIds, *, num_clusters: int, dim: int, projected_from: int | None, soft_top: int) -> int:
     """Bytes of a cluster folder, but for its records: pseudo-labels, centroids, projection, soft labels.
 
     Args:
@@ -56,7 +53,7 @@ def cluster_bytes(
         projected_from: D, where there is a PCA.
         soft_top: classes of a sample's soft label; 0 for none.
     """
-    names = sum(pc.sum(pc.binary_length(some)).as_py() or 0 for some in ids.chunks)
+    names = ids.num_bytes
     labels = names + len(ids) * _ROW_BYTES
     soft = names + len(ids) * 2 * _FLOAT_BYTES * soft_top if soft_top else 0
     projection = (dim + 1) * projected_from * _FLOAT_BYTES if projected_from else 0

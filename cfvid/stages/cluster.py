@@ -152,7 +152,7 @@ def build_engine(run: Run, *, folder: Path | None = None) -> KMeansEngine:
     return HierarchicalEngine(engine) if run.config.cluster.hierarchical else engine
 
 
-def _quality(run: Run, ids: pa.ChunkedArray, grouping: Grouping) -> dict[str, Any]:
+def _quality(run: Run, ids: SampleIds, grouping: Grouping) -> dict[str, Any]:
     sizes = size_figures(grouping.clusters_N, num_asked=grouping.num_asked - grouping.num_merged)
     logger.info(
         "cluster: %d clusters of %d samples, worth %.1f equal ones",
@@ -201,7 +201,7 @@ class PseudoLabels:
 
 def write_pseudo_labels(
     path: Path,
-    ids: pa.ChunkedArray,
+    ids: SampleIds,
     clusters: np.ndarray,
     distances: np.ndarray,
     second_distances: np.ndarray | None = None,
@@ -214,7 +214,7 @@ def write_pseudo_labels(
     def part(rows: slice) -> pa.Table:
         types = {"cluster": np.int32, "distance": np.float32, "second_distance": np.float32}
         arrays = {name: pa.array(values[rows].astype(types[name])) for name, values in columns.items()}
-        return pa.table({"sample_id": ids[rows].combine_chunks(), **arrays})
+        return pa.table({"sample_id": ids[rows].column.cast(pa.string()), **arrays})
 
     _write_parts(path, part, num_rows=len(ids))
 
@@ -257,7 +257,7 @@ def read_pseudo_labels(folder: Path) -> dict[str, int]:
     return dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
 
 
-def write_soft_labels(path: Path, ids: pa.ChunkedArray, soft: SoftLabels) -> None:
+def write_soft_labels(path: Path, ids: SampleIds, soft: SoftLabels) -> None:
     """Write soft labels by sample id."""
 
     def lists(values_NT: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -267,7 +267,7 @@ def write_soft_labels(path: Path, ids: pa.ChunkedArray, soft: SoftLabels) -> Non
     def part(rows: slice) -> pa.Table:
         return pa.table(
             {
-                "sample_id": ids[rows].combine_chunks(),
+                "sample_id": ids[rows].column.cast(pa.string()),
                 "classes": lists(soft.classes_NT[rows], pa.int32()),
                 "shares": lists(soft.shares_NT[rows], pa.float32()),
             }
@@ -315,13 +315,13 @@ def assignable(folder: Path) -> Record:
     return record
 
 
-def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[pa.ChunkedArray, np.ndarray, np.ndarray]:
+def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[SampleIds, np.ndarray, np.ndarray]:
     """Assign the samples of another feature store to a cluster folder's centroids.
 
     The store must hold features of the same network and layer.
 
     Returns:
-        Sample ids (text), cluster ids int64 (N,), squared distances float32 (N,), in the same order.
+        Sample ids, cluster ids int64 (N,), squared distances float32 (N,), in the same order.
 
     Raises:
         ConfigError: when the features have another dimension than the clustered ones, or the clusters are not such
@@ -337,4 +337,4 @@ def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[pa.
             fix="Extract them with the same network and layer.",
         )
     clusters, distances = engine.assign(projection.transform(store.gather(store.ids)), centroids_KP)
-    return store.id_column, clusters, distances
+    return store.ids, clusters, distances

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from cfvid.artifacts import Record, is_complete, read_json
 from cfvid.clustering.base import KMeansEngine
@@ -17,6 +16,7 @@ from cfvid.clustering.projection import Projection
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.config import RunConfig
 from cfvid.data.manifest import TWIN_COLUMNS, twins
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -53,10 +53,10 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
     if engine_name(run.config, store=store.record) == StreamingEngine.name:
         check_counts(run.config, num_samples=len(store), labels={})
         points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
-        return Pool(store.id_column, None, points_NP, engine, config, seed, label_of={}), projection
+        return Pool(store.ids, None, points_NP, engine, config, seed, label_of={}), projection
     ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
     labels = pool_labels(run) if config.method in WITH_LABELS else {}
-    label_of = {sample_id: labels[sample_id] for sample_id in ids.to_pylist() if sample_id in labels}
+    label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels}
     check_counts(run.config, num_samples=len(ids), labels=label_of)
     projection.fit(features_ND)
     pool = Pool(
@@ -75,12 +75,12 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
 # ---------------------------------------------------------------------------------------------- features
 
 
-def pool_ids(run: Run) -> pa.ChunkedArray:
+def pool_ids(run: Run) -> SampleIds:
     """The ids of the samples to cluster: those in RUN/extract where that is complete, else those of the manifest."""
     folder = run.folder / "extract"
     if is_complete(folder):
-        return FeatureStore(folder, verify=False).id_column
-    return run.manifest("clusterfit").split("train").table["sample_id"]
+        return FeatureStore(folder, verify=False).ids
+    return run.manifest("clusterfit").split("train").ids
 
 
 def more_stores(config: RunConfig) -> list[Path]:
@@ -145,11 +145,11 @@ def _streamed(store: FeatureStore, projection: Projection, path: Path) -> np.nda
     return opened
 
 
-def _joined(stores: list[FeatureStore]) -> tuple[pa.ChunkedArray, np.ndarray]:
+def _joined(stores: list[FeatureStore]) -> tuple[SampleIds, np.ndarray]:
     """The samples that all stores have, in the order of the first, and their features side by side."""
     first, *others = stores
     if not others:
-        return first.id_column, first.gather(first.ids)
+        return first.ids, first.gather(first.ids)
     is_common = np.all([store.ids.find(first.ids) >= 0 for store in others], axis=0)
     ids = first.ids.take(np.flatnonzero(is_common))
     if not ids:
@@ -160,7 +160,7 @@ def _joined(stores: list[FeatureStore]) -> tuple[pa.ChunkedArray, np.ndarray]:
         )
     if len(ids) < len(first):
         logger.info("cluster: %d of %d samples are not in all feature stores", len(first) - len(ids), len(first))
-    return ids.column, side_by_side([store.gather(ids) for store in stores])
+    return ids, side_by_side([store.gather(ids) for store in stores])
 
 
 def side_by_side(features: list[np.ndarray]) -> np.ndarray:

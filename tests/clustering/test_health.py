@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from cfvid.clustering.health import counts_of, symptoms_of
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.data.manifest import label_blocks
+from cfvid.data.sample_ids import SampleIds
 from cfvid.sections.stages import HealthConfig
 
 
@@ -67,7 +67,7 @@ def test_copies_are_seen_where_there_are_many_more_clusters_than_labels() -> Non
     """Five clusters for each of 50 labels, all of one label: their NMI cannot reach the limit."""
     ids, clusters = [str(i) for i in range(2500)], np.arange(2500) // 10
     labels = label_blocks({name: [f"label {k // 5}"] for name, k in zip(ids, clusters.tolist(), strict=True)})
-    noisy = agreement(pa.chunked_array([ids]), clusters, labels)
+    noisy = agreement(SampleIds(ids), clusters, labels)
     assert noisy is not None
     assert noisy["nmi"] < 0.85
     [told] = severe(figures([10] * 250, noisy_labels=noisy, labels=None))

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.methods import METHODS
 from cfvid.clustering.methods.base import Grouping, Pool, by_nearest
 from cfvid.clustering.methods.per_label import share_out
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError
 from cfvid.sections.stages import ClusterConfig
 
@@ -21,7 +21,7 @@ def make_pool(points: Any, labels: Mapping[str, str] | None = None, head: Any = 
     """Samples s0, s1, ... at these points, whose features are the points themselves."""
     points_NP = np.asarray(points, dtype=np.float32)
     config = ClusterConfig(**{"num_clusters": 2, "iterations": 10, **settings})
-    ids = pa.chunked_array([[f"s{i}" for i in range(len(points_NP))]])
+    ids = SampleIds(f"s{i}" for i in range(len(points_NP)))
     return Pool(ids, points_NP, points_NP, FaissEngine(), config, seed=3, label_of=labels or {}, head=head)
 
 
@@ -159,7 +159,7 @@ def test_no_cluster_mixes_labels_and_unlabelled_samples_go_to_the_nearest(merge_
     found = group(pool)
     assert len(found.centroids_KP) == 12 - found.num_merged
     labels_in: dict[int, set[str]] = {}
-    for sample_id, cluster in zip(pool.ids[:90].to_pylist(), found.clusters_N.tolist(), strict=False):
+    for sample_id, cluster in zip(pool.ids[:90], found.clusters_N.tolist(), strict=False):
         labels_in.setdefault(cluster, set()).add(labels[sample_id])
     assert all(len(names) == 1 for names in labels_in.values())
     nearest, _ = pool.engine.assign(pool.points_NP[90:], found.centroids_KP)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from cfvid.clustering import quality
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.data.manifest import label_blocks
+from cfvid.data.sample_ids import SampleIds
 
 
 def test_even_clusters_are_worth_their_number() -> None:
@@ -26,7 +26,7 @@ def test_sizes_are_described() -> None:
 
 
 def test_agreement_is_by_id_over_samples_with_one_label() -> None:
-    ids, clusters = pa.chunked_array([["a", "b", "c"], ["d", "e"]]), np.array([0, 0, 1, 1, 1])
+    ids, clusters = SampleIds(["a", "b", "c", "d", "e"]), np.array([0, 0, 1, 1, 1])
     labels = {"e": ("y",), "d": ("y",), "c": ("x", "y"), "b": ("x",), "a": ("x",), "z": ("w",)}
     found = agreement(ids, clusters, label_blocks(labels))
     assert found is not None
@@ -40,7 +40,7 @@ def test_agreement_is_by_id_over_samples_with_one_label() -> None:
 
 def test_purity_counts_the_majority_of_each_cluster() -> None:
     labels = {str(i): ("x",) if i in (0, 1, 2, 4) else ("y",) for i in range(8)}
-    found = agreement(pa.chunked_array([list(labels)]), np.arange(8) // 4, label_blocks(labels))
+    found = agreement(SampleIds(list(labels)), np.arange(8) // 4, label_blocks(labels))
     assert found is not None
     assert found["purity"] == pytest.approx(6 / 8)
 
@@ -53,9 +53,8 @@ def test_agreement_is_the_same_to_the_last_bit_as_of_labels_as_text(monkeypatch:
     labels = {i: (["a", "Z", "ä", "z 1", "z"][k % 5],) for i, k in zip(ids, clusters.tolist(), strict=True)}
     labels |= dict.fromkeys(ids[::3], ("Z",)) | {"foreign": ("b",)}
     order = [[*labels][i] for i in rng.permutation(len(labels))]
-    chunks = pa.chunked_array([ids[:333], ids[333:]])
     blocks = label_blocks({i: labels[i] for i in order})[0]
-    found = agreement(chunks, clusters, [blocks.slice(first, 50) for first in range(0, len(blocks), 50)])
+    found = agreement(SampleIds(ids), clusters, [blocks.slice(first, 50) for first in range(0, len(blocks), 50)])
     texts = [labels[i][0] for i in ids]
     assert found is not None
     assert found["nmi"] == normalized_mutual_info_score(texts, clusters)

@@ -77,3 +77,16 @@ def test_looking_up_holds_no_python_strings() -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 20 * count  # a dict of them alone takes 80 bytes each
+
+
+@pytest.mark.slow
+def test_more_text_than_a_column_of_strings_can_hold() -> None:
+    """A column of Arrow's `string` ends at 2 GiB: at 50 million ids of 45 letters."""
+    parts = ([f"{i:09d}" + "x" * 1_000_000 for i in range(start, start + 100)] for start in range(0, 2200, 100))
+    ids = SampleIds(pa.chunked_array(map(pa.array, parts)))
+    assert ids.num_bytes > 2**31
+    rows = np.array([2199, 0, 1234])
+    taken = ids.take(rows)
+    assert [sample_id[:9] for sample_id in taken] == ["000002199", "000000000", "000001234"]
+    np.testing.assert_array_equal(ids.rows(taken), rows)
+    assert ids.repeated() == []

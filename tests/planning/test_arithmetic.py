@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from cfvid.clustering import passes
 from cfvid.clustering.search import HostSearch
 from cfvid.clustering.streaming_engine import StreamingEngine
+from cfvid.data.sample_ids import SampleIds
 from cfvid.planning.arithmetic import (
     cluster_bytes,
     cluster_memory,
@@ -30,8 +30,11 @@ SETTINGS: dict[str, Any] = {"spherical": False, "max_points_per_centroid": None,
 
 def test_a_store_is_its_values_its_headers_and_its_ids() -> None:
     # Two shards of 128 bytes of header; ids of 1, 1 and 2 bytes (UTF-8) with 8 more each.
-    assert store_bytes(["a", "b", "ü"], num_views=4, dim=10, value_bytes=2, shard_size=2) == 3 * 4 * 10 * 2 + 256 + 28
-    assert store_bytes([], num_views=1, dim=10, value_bytes=4, shard_size=2) == 0
+    assert (
+        store_bytes(SampleIds(["a", "b", "ü"]), num_views=4, dim=10, value_bytes=2, shard_size=2)
+        == 3 * 4 * 10 * 2 + 256 + 28
+    )
+    assert store_bytes(SampleIds([]), num_views=1, dim=10, value_bytes=4, shard_size=2) == 0
 
 
 def test_the_most_on_disk_is_what_was_kept_so_far_and_what_one_stage_needs_for_a_while() -> None:
@@ -46,13 +49,13 @@ def test_pseudo_labels_take_about_what_is_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ids = [rng.bytes(12).hex() for _ in range(num)]  # that do not compress
     distances = rng.random((2, num), dtype=np.float32)
-    write_pseudo_labels(tmp_path / "p.parquet", pa.chunked_array([ids]), rng.integers(0, 2**31, num), *distances)
-    counted = cluster_bytes(pa.chunked_array([ids]), num_clusters=1, dim=1, projected_from=None, soft_top=0)
+    write_pseudo_labels(tmp_path / "p.parquet", SampleIds(ids), rng.integers(0, 2**31, num), *distances)
+    counted = cluster_bytes(SampleIds(ids), num_clusters=1, dim=1, projected_from=None, soft_top=0)
     assert 0.8 < counted / (tmp_path / "p.parquet").stat().st_size < 1.2
 
 
 def test_a_cluster_folder_is_its_labels_centroids_projection_and_soft_labels() -> None:
-    ids = pa.chunked_array([["ab"]])
+    ids = SampleIds(["ab"])
     base = cluster_bytes(ids, num_clusters=3, dim=5, projected_from=None, soft_top=0)
     assert base == 2 + 12 + 3 * 5 * 4 + 128
     assert cluster_bytes(ids, num_clusters=3, dim=5, projected_from=8, soft_top=0) - base == (5 + 1) * 8 * 4

@@ -21,6 +21,7 @@ from cfvid.artifacts import Record, write_json
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
 from cfvid.data.loader import Batch
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ArtifactError, ConfigError, DamagedArtifact, DataError, InputsChanged
 from cfvid.features import FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
@@ -103,7 +104,7 @@ def test_prototypes_have_as_many_clusters_as_labels(
     assert "3 prototypes" in caplog.text
     assert set(read_pseudo_labels(folder / "cluster").values()) <= {0, 1, 2}
     ids, clusters, _ = assign(folder / "cluster", FeatureStore(folder / "extract"), FaissEngine())
-    assert dict(zip(ids.to_pylist(), clusters.tolist(), strict=True)) == read_pseudo_labels(folder / "cluster")
+    assert dict(zip(ids, clusters.tolist(), strict=True)) == read_pseudo_labels(folder / "cluster")
     config = tiny_config(pictures, **SHORT, cluster__method="prototypes", cluster__num_clusters=1000)
     assert "cluster      prototypes" in describe_plan(config, folder)
 
@@ -261,7 +262,7 @@ def test_soft_labels_tiny_clusters_weights_and_sampling(
 
 def test_soft_labels_come_back_as_they_were_written(tmp_path: Path) -> None:
     soft = SoftLabels(np.array([[3, 1], [0, 2]], np.int32), np.array([[0.9, 0.1], [0.5, 0.5]], np.float32))
-    write_soft_labels(tmp_path / "soft_labels.parquet", pa.chunked_array([["x", "y"]]), soft)
+    write_soft_labels(tmp_path / "soft_labels.parquet", SampleIds(["x", "y"]), soft)
     Record.write(tmp_path, kind=KIND, inputs={}, files=["soft_labels.parquet"])
     found = read_soft_labels(tmp_path)
     assert found is not None
@@ -355,8 +356,8 @@ def test_labels_that_are_written_in_parts_have_the_bytes_of_a_whole_table(
     ids, clusters, shares = [f"s{i}" for i in range(num)], rng.integers(9, size=num), rng.random((num, 2), np.float32)
     soft = SoftLabels(rng.integers(9, size=(num, 2), dtype=np.int32), shares)
     columns = {"sample_id": pa.chunked_array([ids[:7], ids[7:]], pa.string())}
-    write_pseudo_labels(tmp_path / "labels", columns["sample_id"], clusters, *shares.T)
-    write_soft_labels(tmp_path / "soft", columns["sample_id"], soft)
+    write_pseudo_labels(tmp_path / "labels", SampleIds(ids), clusters, *shares.T)
+    write_soft_labels(tmp_path / "soft", SampleIds(ids), soft)
     expected = {
         "labels": {"cluster": clusters.astype(np.int32), "distance": shares[:, 0], "second_distance": shares[:, 1]},
         "soft": {

@@ -15,6 +15,7 @@ from cfvid.artifacts import Record, digest_of, write_json
 from cfvid.clustering.quality import agreement, size_figures
 from cfvid.config import RunConfig
 from cfvid.data.manifest import LABEL_COLUMNS
+from cfvid.data.sample_ids import SampleIds
 from cfvid.data.skips import Skip, write_skips
 from cfvid.stages import Run
 from cfvid.stages.cluster import claims, write_pseudo_labels
@@ -108,11 +109,11 @@ def _clustered(run: Run) -> None:
     clusters = np.minimum(clusters, config.num_clusters - 1)
     distances = np.linspace(0.9, 0.1, len(ids)).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    write_pseudo_labels(folder / "pseudo_labels.parquet", pa.chunked_array([ids]), clusters, distances)
+    write_pseudo_labels(folder / "pseudo_labels.parquet", SampleIds(ids), clusters, distances)
     figures = size_figures(clusters, num_asked=config.num_clusters)
     quality = figures | {"num_samples": len(ids), "objective": [9.0, 4.0, 3.5]}
     quality |= {
-        "labels": agreement(pa.chunked_array([ids]), clusters, pool.blocks(LABEL_COLUMNS)),
+        "labels": agreement(SampleIds(ids), clusters, pool.blocks(LABEL_COLUMNS)),
         "noisy_labels": None,
     }
     write_json(folder / "quality.json", quality)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.soft import SoftLabels, of_distances
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError
 from cfvid.sections.stages import ClusterConfig
 
@@ -19,8 +19,7 @@ from cfvid.sections.stages import ClusterConfig
 class Pool:
     """The samples to group, N of them."""
 
-    ids: pa.ChunkedArray
-    """Of text."""
+    ids: SampleIds
     features_ND: np.ndarray | None
     """float32, as extracted; None where they do not fit in memory, which is for k-means alone."""
     points_NP: np.ndarray
@@ -36,7 +35,7 @@ class Pool:
     def rows_by_label(self) -> dict[str, np.ndarray]:
         """The rows that carry each label, the labels sorted."""
         rows: dict[str, list[int]] = {}
-        for row, sample_id in enumerate(self.ids.to_pylist()):
+        for row, sample_id in enumerate(self.ids):
             if sample_id in self.label_of:
                 rows.setdefault(self.label_of[sample_id], []).append(row)
         return {label: np.array(rows[label]) for label in sorted(rows)}
