@@ -72,7 +72,7 @@ def test_n_cf_is_a_new_network_of_its_own_architecture(run: Path) -> None:
 
 def test_assigning_the_clustered_samples_gives_their_pseudo_labels(run: Path) -> None:
     ids, clusters, distances = assign(run / "cluster", FeatureStore(run / "extract"), FaissEngine())
-    assert dict(zip(ids.to_pylist(), clusters.tolist(), strict=True)) == read_pseudo_labels(run / "cluster")
+    assert dict(zip(ids, clusters.tolist(), strict=True)) == read_pseudo_labels(run / "cluster")
     assert (distances >= 0).all()
 
 

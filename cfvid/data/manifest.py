@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file, contained, digest_of_columns
 from cfvid.data.sample_ids import SampleIds
+from cfvid.data.sample_labels import SampleLabels
 from cfvid.errors import DamagedArtifact, DataError
 from cfvid.media.source import Member, below, is_url
 
@@ -159,15 +160,19 @@ class Manifest:
         return SampleIds(self.table["sample_id"])
 
     @functools.cached_property
-    def labels_by_id(self) -> dict[str, tuple[str, ...]]:
+    def labels_by_id(self) -> SampleLabels:
         """The labels of each labelled sample, by its id."""
-        pairs = zip(self.ids, self.table["labels"].to_pylist(), strict=True)
-        return {sample_id: tuple(labels) for sample_id, labels in pairs if labels}
+        return SampleLabels.of_column(self.ids, self.table["labels"])
 
-    @functools.cached_property
+    @property
     def classes(self) -> list[str]:
         """All labels that occur, sorted."""
-        return sorted({label for labels in self.labels_by_id.values() for label in labels})
+        return self.labels_by_id.classes
+
+    def has_any(self, column: Literal["labels", "unsure_labels"]) -> np.ndarray:
+        """Whether there are some of each sample: bool (N,)."""
+        found: np.ndarray = pc.greater(pc.list_value_length(self.table[column]), 0).to_numpy()
+        return found
 
     @functools.cached_property
     def digest(self) -> str:
@@ -187,7 +192,7 @@ class Manifest:
 
     def split(self, name: str) -> Manifest:
         """The samples of one split."""
-        return self._rows(np.flatnonzero(pc.equal(self.table["split"], name).to_numpy()))
+        return self.take(np.flatnonzero(pc.equal(self.table["split"], name).to_numpy()))
 
     def select(self, ids: Sequence[str]) -> Manifest:
         """The samples with these ids, in the manifest's order.
@@ -202,10 +207,10 @@ class Manifest:
                 f"{len(unknown)} sample_ids are not in the manifest, first: {', '.join(sorted(unknown)[:5])}.",
                 fix="Use the manifest that they were made from.",
             )
-        return self._rows(np.unique(rows))
+        return self.take(np.unique(rows))
 
-    def _rows(self, rows: np.ndarray) -> Manifest:
-        """These rows, in ascending order: itself where they are all, which large pools need not hold twice."""
+    def take(self, rows: np.ndarray) -> Manifest:
+        """The samples of these rows, which are in ascending order; all of them are not held twice."""
         if len(rows) == len(self):
             return self
         return Manifest(self.table.take(pa.array(rows, pa.int64())), trusted_roots=self.trusted_roots)

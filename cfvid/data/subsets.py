@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,7 +36,17 @@ def keep_classes(manifest: Manifest, share: tuple[float, float]) -> Manifest:
 
 def keep_samples(manifest: Manifest, number: int, *, split: str) -> Manifest:
     """At most this many samples of one split, drawn by their ids; other splits stay whole."""
-    ids = manifest.split(split).ids
-    kept = set(drawn_order(ids, of="sample-order")[:number]) | (set(manifest.ids) - set(ids))
-    mask = pc.is_in(manifest.table["sample_id"], value_set=pa.array(sorted(kept), pa.string()))
-    return Manifest(manifest.table.filter(mask), trusted_roots=manifest.trusted_roots)
+    in_split = np.flatnonzero(pc.equal(manifest.table["split"], split).to_numpy())
+    if len(in_split) <= number:
+        return manifest
+    ids = manifest.ids.take(in_split)
+    keys_N = np.fromiter((derive(0, "sample-order", name) for name in ids), dtype=np.int64, count=len(ids))
+    # Equal keys go by the name, so that the order of the manifest does not count.
+    last = np.partition(keys_N, number - 1)[number - 1]
+    tied = np.flatnonzero(keys_N == last)
+    by_name = tied[np.argsort(np.array(list(ids.take(tied))))]
+    drawn = np.concatenate([np.flatnonzero(keys_N < last), by_name])[:number]
+    is_kept = np.ones(len(manifest), dtype=bool)
+    is_kept[in_split] = False
+    is_kept[in_split[drawn]] = True
+    return manifest.take(np.flatnonzero(is_kept))

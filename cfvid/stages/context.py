@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import torch
 import yaml
@@ -237,16 +238,16 @@ class Run:
             DataError: when there are none; samples without a label are left out, and counted in the log.
         """
         manifest = self.manifest(name).split(split)
-        labels = manifest.labels_by_id
-        if not labels:
+        is_labelled, is_unsure = manifest.has_any("labels"), manifest.has_any("unsure_labels")
+        if not is_labelled.any():
             raise DataError(
                 f"{name}: the split {split!r} has no labelled samples.",
                 fix="Check the source, its splits (train_split, val_split) and its labels.",
             )
-        kept = [s.sample_id for s in manifest if s.labels or (or_unsure and s.unsure_labels)]
+        kept = np.flatnonzero(is_labelled | (is_unsure & or_unsure))
         if len(kept) < len(manifest):
             logger.info("%s: %d samples of %s have no label", name, len(manifest) - len(kept), split)
-        return manifest.select(kept)
+        return manifest.take(kept)
 
     @contextlib.contextmanager
     def loader(self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None) -> Iterator[SampleLoader]:

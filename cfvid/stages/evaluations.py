@@ -59,28 +59,25 @@ class Target:
     @property
     def has_several_labels(self) -> bool:
         """Whether a sample may have several labels, or unsure ones."""
-        return any(len(sample.labels) != 1 for split in (self.train, self.val) for sample in split)
+        return any(
+            len(split.labels_by_id) < len(split) or bool(split.labels_by_id.with_several())
+            for split in (self.train, self.val)
+        )
 
     def labels(self, ids: list[str], split: Manifest) -> np.ndarray:
         """Class indices, int64 (N,), in the order of `ids`: of samples of one label each."""
-        index = {name: i for i, name in enumerate(self.classes)}
-        return np.array([index[split.labels_by_id[sample_id][0]] for sample_id in ids], dtype=np.int64)
+        return self.label_sets(ids, split)[:, 0]
 
     def label_sets(self, ids: list[str], split: Manifest) -> np.ndarray:
         """Class indices, int64 (N, L), in the order of `ids`: all labels of a sample, then -1."""
-        index = {name: i for i, name in enumerate(self.classes)}
-        sets = [[index[name] for name in split.labels_by_id[sample_id]] for sample_id in ids]
-        longest = max(map(len, sets), default=1)
-        return np.array([labels + [-1] * (longest - len(labels)) for labels in sets], dtype=np.int64).reshape(
-            -1, longest
-        )
+        labels = split.labels_by_id
+        return labels.numbers_in(self.classes)[labels.sets(ids)]
 
     def memberships(self, ids: list[str], split: Manifest) -> np.ndarray:
         """For several labels per sample: int8 (N, C), 1 where a sample has the label, IGNORED where it is unsure."""
         index = {name: i for i, name in enumerate(self.classes)}
         found_NC = np.zeros((len(ids), len(index)), dtype=np.int8)
-        for row, sample_id in enumerate(ids):
-            sample = split.sample(sample_id)
+        for row, sample in enumerate(split.samples(split.ids.rows(ids))):
             found_NC[row, [index[name] for name in sample.unsure_labels if name in index]] = IGNORED
             found_NC[row, [index[name] for name in sample.labels]] = 1
         return found_NC
@@ -132,8 +129,7 @@ def read_target(run: Run, name: str) -> Target:
     # For a machine of each class what shows nothing but unsure labels is still no example of all others.
     or_unsure = all(protocol in MULTI_LABEL for protocol in run.config.transfer.protocols)
     target = Target(name, *(run.labelled(name, split, or_unsure=or_unsure) for split in ("train", "val")))
-    labels = {**target.train.labels_by_id, **target.val.labels_by_id}
-    several = [sample_id for sample_id, names in labels.items() if len(names) > 1]
+    several = [*target.train.labels_by_id.with_several()[:1], *target.val.labels_by_id.with_several()[:1]]
     if several and unfit:
         raise DataError(
             f"{name}: {', '.join(unfit)} needs one label per sample; {several[0]} has several.",

@@ -202,7 +202,7 @@ def expected_labels(run: Run) -> dict[str, str]:
     several: dict[str, tuple[str, ...]] = {}
     if run.config.pretrain.weights is None:
         source = run.manifest("pretrain").split("train")
-        known = source.labels_by_id
+        known = dict(source.labels_by_id.items())
         several = {ours: known[theirs] for ours, theirs in pool.twins_in(source).items() if theirs in known}
     return {sample_id: names[0] for sample_id, names in (several or pool.labels_by_id).items()}
 

@@ -16,6 +16,7 @@ from cfvid.artifacts import atomic_file
 from cfvid.config import RunConfig
 from cfvid.data.loader import SampleLoader
 from cfvid.data.manifest import Manifest
+from cfvid.data.sample_labels import SampleLabels
 from cfvid.errors import ConfigError, DataError
 from cfvid.models.zoo import Network, build_network
 from cfvid.sections.stages import PretrainConfig
@@ -27,6 +28,14 @@ from cfvid.training.targets import Targets
 logger = logging.getLogger(__name__)
 
 LABELS_NAME = "labels.parquet"
+_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("noisy_labels", pa.list_(pa.string())),
+        ("flipped", pa.bool_()),
+    ]
+)
 
 
 class Labels:
@@ -48,17 +57,16 @@ class Labels:
                 fix="N_pre needs at least two classes; or bring weights with pretrain.weights.",
             )
         self.classes = kept_classes(samples.classes, config.pretrain.num_labels, seed=config.seed)
-        self.labels = _labels_among(samples, self.classes)
-        self.held_out_labels = _labels_among(held_out, self.classes)
-        self.samples = samples.select(list(self.labels))
-        self.held_out = held_out.select(list(self.held_out_labels))
+        self.labels = samples.labels_by_id.among(self.classes)
+        self.held_out_labels = held_out.labels_by_id.among(self.classes)
+        self.samples, self.held_out = samples.select(self.labels.ids), held_out.select(self.held_out_labels.ids)
         self.chance = 1 / len(self.classes)
         self.input_changes: dict[str, Any] = {}
         self._num_left_out = len(samples) - len(self.samples)
 
     @functools.cached_property
-    def noisy_labels(self) -> dict[str, tuple[str, ...]]:
-        """The labels that are trained on, by sample id."""
+    def noisy_labels(self) -> SampleLabels:
+        """The labels that are trained on."""
         return noisy_labels(self.labels, self.classes, self._config.pretrain, seed=self._config.seed)
 
     @functools.cached_property
@@ -85,17 +93,14 @@ class Labels:
 
     def write(self, folder: Path) -> list[str]:
         """labels.parquet: sample_id, labels, noisy_labels, flipped (a label that it had is missing)."""
-        ids = self.samples.ids
-        table = pa.table(
-            {
-                "sample_id": ids,
-                "labels": [list(self.labels[i]) for i in ids],
-                "noisy_labels": [list(self.noisy_labels[i]) for i in ids],
-                "flipped": [not set(self.labels[i]) <= set(self.noisy_labels[i]) for i in ids],
-            }
-        )
-        with atomic_file(folder / LABELS_NAME, check=pyarrow.parquet.read_metadata) as temporary:
-            pyarrow.parquet.write_table(table, temporary)
+        with (
+            atomic_file(folder / LABELS_NAME, check=pyarrow.parquet.read_metadata) as temporary,
+            pyarrow.parquet.ParquetWriter(temporary, _SCHEMA) as writer,
+        ):
+            for (ids, clean), (_, noisy) in zip(self.labels.blocks(), self.noisy_labels.blocks(), strict=True):
+                pairs = zip(clean.to_pylist(), noisy.to_pylist(), strict=True)
+                flipped = pa.array([not set(names) <= set(kept) for names, kept in pairs], pa.bool_())
+                writer.write_batch(pa.record_batch([ids, clean, noisy, flipped], schema=_SCHEMA))
         return [LABELS_NAME]
 
 
@@ -126,18 +131,12 @@ def kept_classes(classes: Sequence[str], num_labels: int | None, *, seed: int) -
     return [classes[i] for i in sorted(order[:num_labels])]
 
 
-def noisy_labels(
-    labels: noise.Labels, classes: Sequence[str], options: PretrainConfig, *, seed: int
-) -> dict[str, tuple[str, ...]]:
-    """The labels with the noise that the options ask for."""
+def noisy_labels(labels: SampleLabels, classes: Sequence[str], options: PretrainConfig, *, seed: int) -> SampleLabels:
+    """The labels with the noise that the options ask for, of the same samples in the same order."""
     if options.noise == "tags":
-        return noise.tags(labels, classes, share=options.label_noise, extra_tags=options.extra_tags, seed=seed)
+        noisy = noise.tags(labels, classes, share=options.label_noise, extra_tags=options.extra_tags, seed=seed)
+        return SampleLabels.of_mapping(noisy)
+    if not options.label_noise:
+        return labels
     make = {"uniform": noise.uniform, "pair_flip": noise.pair_flip}[options.noise]
-    return make(labels, classes, share=options.label_noise, seed=seed)
-
-
-def _labels_among(samples: Manifest, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Each sample's labels that are among the classes; samples without one are left out."""
-    known = set(classes)
-    labels = {i: tuple(name for name in names if name in known) for i, names in samples.labels_by_id.items()}
-    return {sample_id: names for sample_id, names in labels.items() if names}
+    return SampleLabels.of_mapping(make(labels, classes, share=options.label_noise, seed=seed))

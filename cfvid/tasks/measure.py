@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from cfvid import ranks
 from cfvid.data.loader import SampleLoader
+from cfvid.data.sample_labels import SampleLabels
 from cfvid.evaluation.inference import forward_views
 from cfvid.modalities.base import Modality
 from cfvid.seeds import derive
@@ -42,7 +43,7 @@ def label_accuracy(
     loader: SampleLoader,
     device: Device,
     *,
-    labels: Mapping[str, Sequence[str]],
+    labels: SampleLabels,
     classes: Sequence[str],
 ) -> Measured:
     """Top-1 over the look `extract`, logits averaged over views; any of a sample's labels counts.
@@ -51,21 +52,21 @@ def label_accuracy(
         network: normalised float input -> (N, C) logits.
         loader: reads the samples.
         device: modality, device, samples per forward pass.
-        labels: of each sample, by its id: those to be measured on.
+        labels: of the samples to be measured on.
         classes: names of the network's outputs.
     """
     hits = count = 0
     for ids, logits_NVC in forward_views(
         network,
         loader,
-        list(labels)[ranks.own_part(len(labels))],
+        list(labels.ids[ranks.own_part(len(labels))]),
         look="extract",
         batch_size=device.batch_size,
         modality=device.modality,
         accelerator=device.accelerator,
     ):
         said = logits_NVC.mean(axis=1).argmax(axis=1)
-        hits += sum(classes[c] in labels[i] for i, c in zip(ids, said, strict=True))
+        hits += sum(classes[c] in names for names, c in zip(labels.of(ids), said, strict=True))
         count += len(ids)
     hits, count = map(int, ranks.summed([hits, count]))
     return Measured(hits / count if count else None, count)

@@ -9,6 +9,7 @@ import torch
 
 from cfvid.data.loader import Batch
 from cfvid.data.sample_ids import SampleIds
+from cfvid.data.sample_labels import SampleLabels
 from cfvid.errors import DataError
 from cfvid.training.objective import Examples
 
@@ -30,13 +31,12 @@ class Targets:
     temperature = 1.0
 
     def __init__(self, classes: Sequence[str], labels: Mapping[str, Sequence[str]]) -> None:
-        self.classes = list(classes)
-        index = {name: i for i, name in enumerate(self.classes)}
-        unknown = sorted({label for names in labels.values() for label in names if label not in index})
+        self.classes, self._labels = list(classes), SampleLabels.of_mapping(labels)
+        unknown = sorted({*self._labels.classes} - {*self.classes})
         if unknown:
             raise DataError(f"{len(unknown)} labels are not among the classes, first: {', '.join(unknown[:5])}.")
-        self.indices = {sample_id: tuple(index[label] for label in names) for sample_id, names in labels.items()}
-        self.is_multi_label = any(len(indices) > 1 for indices in self.indices.values())
+        self._numbers = self._labels.numbers_in(self.classes)
+        self.is_multi_label = bool((self._labels.counts() > 1).any())
 
     def examples(self, views: torch.Tensor, batch: Batch) -> Examples:
         """See `cfvid.training.objective.Objective`."""
@@ -44,12 +44,12 @@ class Targets:
 
     def batch(self, sample_ids: Sequence[str]) -> torch.Tensor:
         """Targets in the order of `sample_ids`: int64 (N,), or float32 (N, C) rows that sum to 1 when multi-label."""
-        indices = [self.indices[sample_id] for sample_id in sample_ids]
+        indices_NL = self._numbers[self._labels.sets(sample_ids)]
         if not self.is_multi_label:
-            return torch.tensor([i for (i,) in indices], dtype=torch.int64)
-        target = torch.zeros(len(indices), len(self.classes))
-        for row, several in enumerate(indices):
-            target[row, list(several)] = 1 / len(several)
+            return torch.from_numpy(indices_NL[:, 0])
+        rows, columns = np.nonzero(indices_NL >= 0)
+        target = torch.zeros(len(indices_NL), len(self.classes))
+        target[rows, indices_NL[rows, columns]] = torch.from_numpy(1 / np.bincount(rows)[rows].astype(np.float32))
         return target
 
 

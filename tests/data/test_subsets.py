@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from cfvid.data import subsets
 from cfvid.data.manifest import Manifest, Sample, from_samples
 from cfvid.data.subsets import drawn_order, keep_classes, keep_samples
 
@@ -54,3 +57,14 @@ def test_smaller_numbers_are_parts_of_larger_ones_and_other_splits_stay() -> Non
     assert set(small.ids) <= set(large.ids)
     assert len(small.split("val")) == 40
     assert len(keep_samples(manifest(), 1000, split="train")) == 80
+
+
+@pytest.mark.parametrize("number", [1, 7, 39])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_samples_are_the_first_in_drawn_order(monkeypatch: pytest.MonkeyPatch, number: int, has_ties: bool) -> None:
+    if has_ties:
+        monkeypatch.setattr(subsets, "derive", lambda seed, of, name: len(name))
+    whole = manifest()
+    ids = whole.split("train").ids
+    expected = set(drawn_order(ids, of="sample-order")[:number])
+    assert list(keep_samples(whole, number, split="train").split("train").ids) == [i for i in ids if i in expected]
