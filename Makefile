@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/cfvid train --modality video --output runs/demo
+	$(BIN)/cfvid train --modality video --config demo --output runs/demo
 
 # Files of tests side by side, one for each core; more than 8 would need much memory.
 test: install
