@@ -171,7 +171,7 @@ class Manifest:
 
     def has_any(self, column: Literal["labels", "unsure_labels"]) -> np.ndarray:
         """Whether there are some of each sample: bool (N,)."""
-        found: np.ndarray = pc.greater(pc.list_value_length(self.table[column]), 0).to_numpy()
+        found: np.ndarray = pc.fill_null(pc.greater(pc.list_value_length(self.table[column]), 0), False).to_numpy()
         return found
 
     @functools.cached_property

@@ -40,7 +40,7 @@ class SampleLabels(Mapping[str, tuple[str, ...]]):
     @classmethod
     def of_column(cls, ids: SampleIds, lists: pa.ChunkedArray) -> SampleLabels:
         """From a column of lists of text, one of each sample; a label that is there twice counts once."""
-        lengths_N = pc.list_value_length(lists).to_numpy()
+        lengths_N = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         names, indices = _coded(pc.list_flatten(lists))
         if lengths_N.max(initial=0) > 1:
             lengths_N, indices = _without_repeats(lengths_N, indices)
@@ -117,10 +117,11 @@ class SampleLabels(Mapping[str, tuple[str, ...]]):
             KeyError: with an id that has none.
         """
         rows_M = self.ids.rows(ids)
-        counts_M = self.counts()[rows_M]
-        is_label_ML = np.arange(counts_M.max(initial=1)) < counts_M[:, None]
-        sets_ML = np.full(is_label_ML.shape, -1, dtype=np.int64)
-        sets_ML[is_label_ML] = self.indices[(self.starts_N[rows_M, None] + np.arange(sets_ML.shape[1]))[is_label_ML]]
+        firsts_M, ends_M = self.starts_N[rows_M], self.starts_N[rows_M + 1]
+        places_ML = firsts_M[:, None] + np.arange((ends_M - firsts_M).max(initial=1))
+        is_label_ML = places_ML < ends_M[:, None]
+        sets_ML = np.full(places_ML.shape, -1, dtype=np.int64)
+        sets_ML[is_label_ML] = self.indices[places_ML[is_label_ML]]
         return sets_ML
 
     def numbers_in(self, classes: Sequence[str]) -> np.ndarray:

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         choices=SIZES,
         default="small",
-        help="smoke only shows that it runs; medium has networks and inputs of usual sizes; large is for a GPU",
+        help="smoke only shows that it runs; medium has networks, inputs and pools of usual sizes; large is for a GPU",
     )
     parser.add_argument("--rounds", type=_count, help="timed rounds of both sides, instead of the size's own number")
     parser.add_argument(

@@ -39,6 +39,8 @@ class Size:
 SIZES = {
     "smoke": Size(num_points=2_000, dim=16, num_clusters=10, rounds=1),
     "small": Size(num_points=300_000, dim=256, num_clusters=4096, rounds=3),
+    # As large as what is promised of the memory (tools.bench.memory).
+    "medium": Size(num_points=5_000_000, dim=256, num_clusters=4096, rounds=1),
     # For a GPU.
     "large": Size(num_points=2_000_000, dim=256, num_clusters=4096, rounds=3, iterations=10),
 }
