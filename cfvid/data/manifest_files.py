@@ -21,7 +21,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -75,7 +77,7 @@ def read_manifest(
             "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
             **{name: _numbers(table, name, kind) for name, kind in _NUMBERS.items()},
-            "root": pa.array([root] * table.num_rows, pa.string()),
+            "root": pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int32), [root]),
         }
         return Manifest(pa.table(columns), trusted_roots=trusted_roots)
     except pa.ArrowException as error:
@@ -99,17 +101,29 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _label_lists(table: pa.Table, names: Sequence[str], separator: str | None) -> pa.Array | pa.ChunkedArray:
-    """The first of these columns that there is, as lists of texts."""
+    """The first of these columns that there is, as lists of texts, none of which is empty."""
     name = next((name for name in names if name in table.column_names), None)
     if name is None:
         return no_labels(table.num_rows)
     column = table[name]
     if pa.types.is_nested(column.type):
-        lists = column.cast(pa.list_(pa.string())).to_pylist()
+        column = column.cast(pa.list_(pa.large_string()))
+    elif separator:
+        column = pc.split_pattern(column.cast(pa.large_string()), separator)
     else:
-        texts = column.cast(pa.string()).to_pylist()
-        lists = [text.split(separator) if text and separator else [text] for text in texts]
-    return pa.array([[part for part in parts or () if part] for parts in lists], pa.list_(pa.string()))
+        column = column.cast(pa.large_string())
+    return pa.chunked_array([_lists(chunk) for chunk in column.chunks], pa.list_(pa.large_string()))
+
+
+def _lists(column: pa.Array) -> pa.ListArray:
+    """Texts or lists of texts as lists without empty texts."""
+    texts, owners = column, np.arange(len(column))
+    if pa.types.is_nested(column.type):
+        texts, owners = column.flatten(), pc.list_parent_indices(column).to_numpy()
+    is_kept = pc.fill_null(pc.not_equal(texts, ""), False)
+    counts = np.bincount(owners[is_kept.to_numpy(zero_copy_only=False)], minlength=len(column))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts.filter(is_kept))
 
 
 def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
@@ -166,12 +165,13 @@ def _prefixed(manifest: Manifest, name: str) -> Manifest:
 
 def _with_standard_splits(manifest: Manifest, source: SourceConfig) -> Manifest:
     """Only the two named splits, called `train` and `val` from here on."""
-    names = {source.train_split: "train", source.val_split: "val"}
-    found = manifest.table["split"].to_pylist()
-    keep = pa.array([split in names for split in found])
-    renamed = pa.array([names.get(split, "") for split in found], pa.string())
+    names = (source.train_split, source.val_split)
+    found = manifest.table["split"].cast(pa.large_string())
+    renamed = pc.if_else(pc.equal(found, source.val_split), "val", "train")
+    keep = pc.is_in(found, value_set=pa.array(names, pa.large_string()))
     table = manifest.table.set_column(SCHEMA.get_field_index("split"), "split", renamed).filter(keep)
-    dropped = [f"{split!r} ({count} samples)" for split, count in sorted(Counter(found).items()) if split not in names]
+    counts = sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(found).to_pylist())
+    dropped = [f"{split!r} ({count} samples)" for split, count in counts if split not in names]
     if table.num_rows == 0:
         raise _no_samples(source, f"its splits are {', '.join(dropped)}; asked for are {', '.join(names)}")
     if dropped:
