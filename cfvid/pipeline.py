@@ -74,12 +74,22 @@ def run_stages(
     with ranks.telling_of_lost():
         if launch.num_processes() > 1:
             _ = run.accelerator  # connects the processes
-    with ranks.telling_of_lost(), _owned(output):
-        with ranks.main_first():
-            check(run, stages)
+    with ranks.telling_of_lost(), _owned(output), _checked(run, stages):
         if ranks.is_main():
             announce(run, stages)
         return {name: _run(name, run) for name in STAGES if name in stages}
+
+
+@contextlib.contextmanager
+def _checked(run: Run, stages: Sequence[str]) -> Iterator[None]:
+    """What stands in the way is told by the main process; all then have the samples that it has found."""
+    with ranks.alone() as is_main:
+        if is_main:
+            check(run, stages)
+    with run.shared_manifests():
+        if not ranks.is_main():
+            check(run, stages)
+        yield
 
 
 def _run(stage: str, run: Run) -> Path:

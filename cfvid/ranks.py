@@ -85,17 +85,6 @@ def alone() -> Iterator[bool]:
             _Ranks.is_alone = False
 
 
-@contextlib.contextmanager
-def main_first() -> Iterator[None]:
-    """The main process does it first, then all others; afterwards it is done everywhere."""
-    if not is_main():
-        barrier()
-    yield
-    if is_main():
-        barrier()
-    barrier()
-
-
 def barrier() -> None:
     """Wait for all others to come here."""
     everywhere(None)

@@ -210,10 +210,14 @@ class Manifest:
         return self.take(np.unique(rows))
 
     def take(self, rows: np.ndarray) -> Manifest:
-        """The samples of these rows, which are in ascending order; all of them are not held twice."""
+        """The samples of these rows, which are in ascending order; those that lie together are not copied."""
         if len(rows) == len(self):
             return self
-        return Manifest(self.table.take(pa.array(rows, pa.int64())), trusted_roots=self.trusted_roots)
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            table = self.table.slice(int(rows[0]), len(rows))
+        else:
+            table = self.table.take(pa.array(rows, pa.int64()))
+        return Manifest(table, trusted_roots=self.trusted_roots)
 
     def twins_in(self, other: Manifest) -> dict[str, str]:
         """See `twins`."""

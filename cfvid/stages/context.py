@@ -24,6 +24,7 @@ import functools
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from cfvid.artifacts import Record, claim, digest_of, read_json, write_json, wri
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest, read_snapshot
+from cfvid.data.mapped import read_mapped, write_mapped
 from cfvid.data.readers import read_sources
 from cfvid.data.skips import SkipLedger
 from cfvid.data.subsets import keep_samples
@@ -56,6 +58,8 @@ Module = TypeVar("Module", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
+MAPPED_NAME = ".manifests"
+"""Of a folder that is there while several processes work."""
 _UNUSED = {"cache_short_side": None, "augment_on": "worker"}
 """Of input options."""
 
@@ -204,6 +208,28 @@ class Run:
                 logger.info("clusterfit: limited to %d samples", len(manifest.split("train")))
             self._manifests[name] = manifest
         return self._manifests[name]
+
+    @contextlib.contextmanager
+    def shared_manifests(self) -> Iterator[None]:
+        """Meanwhile all processes have the manifests that the main one has read.
+
+        Each source is read once, and where files come and go all have the same samples. Those of one machine hold
+        them once, in files that they map into memory; these lie below the run folder and are removed in the end.
+        """
+        if ranks.count() == 1:
+            yield
+            return
+        folder = self.folder / MAPPED_NAME
+        try:
+            if ranks.is_main():
+                for name, manifest in self._manifests.items():
+                    write_mapped(manifest, folder / f"{name}.arrow")
+            for name in ranks.from_main([*self._manifests]):
+                self._manifests[name] = read_mapped(folder / f"{name}.arrow")
+            yield
+        finally:
+            if ranks.is_main():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def blocks(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a manifest, a number of rows at a time.

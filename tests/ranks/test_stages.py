@@ -161,3 +161,10 @@ def test_a_run_folder_in_use_is_refused(team: Team, config: Path, tmp_path: Path
     with own_folder(tmp_path / "run"):
         codes = team.run("stages", config, tmp_path / "run", ["pretrain"], size=2)
     assert codes == [ArtifactError.exit_code, RankLost.exit_code]
+
+
+def test_sources_are_read_by_the_main_process_alone(team: Team, config: Path, alone: Path, tmp_path: Path) -> None:
+    assert team.run("stages_of_one_reading", config, tmp_path / "run", ["pretrain", "extract"], size=2) == [0, 0]
+    own, theirs = FeatureStore(alone / "extract"), FeatureStore(tmp_path / "run" / "extract")
+    assert sorted(theirs.ids) == sorted(own.ids)
+    assert not (tmp_path / "run" / ".manifests").exists()

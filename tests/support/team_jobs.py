@@ -27,7 +27,7 @@ from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import CfvidError
 from cfvid.pipeline import run_stages
-from cfvid.stages import Run
+from cfvid.stages import Run, context
 from cfvid.training import loop, objective
 from cfvid.training.targets import Targets
 
@@ -54,6 +54,17 @@ def run(job: str, arguments: list[Any]) -> int:
 def stages(config: str, output: str, names: list[str]) -> None:
     """Stages of a run."""
     run_stages(configure(json.loads(Path(config).read_text())), Path(output), stages=names)
+
+
+def stages_of_one_reading(config: str, output: str, names: list[str]) -> None:
+    """As `stages`, where the sources can be read by the main process alone."""
+
+    def unreadable(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError(f"rank {launch.rank()} reads a source")
+
+    if launch.rank():
+        context.read_sources = unreadable
+    stages(config, output, names)
 
 
 def stages_until(config: str, output: str, names: list[str], step: int, rank: int, what: str) -> None:
@@ -131,12 +142,8 @@ def plain_training(config: str, output: str) -> None:
 def collectives(out: str) -> None:
     """What the processes tell each other, as each has heard it."""
     _join()
-    with ranks.main_first():
-        order = sorted(path.name for path in Path(out).glob("first*"))
-        (Path(out) / f"first{ranks.rank()}").touch()
     heard = {
         "rank": ranks.rank(),
-        "before": order,
         "from_main": ranks.from_main(f"said by {ranks.rank()}"),
         "gathered": ranks.gathered(ranks.rank()),
         "everywhere": ranks.everywhere(10 * ranks.rank()),
