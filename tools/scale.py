@@ -23,6 +23,7 @@ import torch
 
 from cfvid.clustering.search import build_index
 from cfvid.data.manifest import Sample, from_samples
+from cfvid.data.mapped import read_mapped, write_mapped
 from cfvid.faiss_import import faiss
 from cfvid.models.zoo import build_network
 from cfvid.planning.text import size_text
@@ -108,6 +109,8 @@ class Units:
     """Multiplications of the search of centroids."""
     sample_bytes: float
     """Of memory, in each process."""
+    row_bytes: float
+    """Of memory, on each machine."""
 
 
 def measure(pool: Pool) -> Units:
@@ -124,7 +127,7 @@ def measure(pool: Pool) -> Units:
         network = build_network(pool.setting.arch, num_classes=pool.num_clusters, seed=0)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         flops = view_flops(pool.setting.arch, run.modality)
-    return Units(rate, flops, parameters, _search_rate(), _sample_bytes())
+    return Units(rate, flops, parameters, _search_rate(), *_sample_bytes())
 
 
 def _search_rate() -> float:
@@ -137,20 +140,22 @@ def _search_rate() -> float:
     return 4096 * 4096 * _POINTS_DIM / (time.monotonic() - start)
 
 
-def _sample_bytes(count: int = 100_000) -> float:
-    """What retraining holds of each sample: its row, where its id is found, its cluster, its turn in the epoch."""
-    before = pa.total_allocated_bytes()
-    tracemalloc.start()
-    names = [f"pool/{n:09d}.jpg" for n in range(count)]
-    manifest = from_samples([Sample(name, name, "/data", (), "train", None, None) for name in names])
-    del names
-    labels = PseudoLabels(manifest.ids, np.zeros(count, np.int32), *np.zeros((2, count), np.float32))
-    order = np.random.default_rng(0).permutation(count)
-    in_order = labels.ids.take(order)
-    labels.ids.rows(in_order[:256])
-    used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return (used + pa.total_allocated_bytes() - before) / count
+def _sample_bytes(count: int = 100_000) -> tuple[float, float]:
+    """What retraining by several processes holds of each sample: in each one (where its id is found, its cluster, its
+    turn in the epoch), and once on a machine (its row)."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "pool.arrow"
+        names = [f"pool/{n:09d}.jpg" for n in range(count)]
+        write_mapped(from_samples([Sample(name, name, "/data", (), "train", None, None) for name in names]), path)
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        manifest = read_mapped(path)
+        labels = PseudoLabels(manifest.ids, np.zeros(count, np.int32), *np.zeros((2, count), np.float32))
+        order = np.random.default_rng(0).permutation(count)
+        labels.ids.rows(labels.ids.take(order[:256]))
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return (used + pa.total_allocated_bytes() - before) / count, path.stat().st_size / count
 
 
 # ---------------------------------------------------------------------------------------------- the plan
@@ -184,6 +189,7 @@ def rows_of(pool: Pool, units: Units, *, ranks: int, gpu_tflops: float, cores_pe
         ("gradients of a step, sent by each rank", size_text(2 * 4 * units.parameters)),
         ("sums of an iteration of k-means, sent by each rank", size_text(2 * 8 * pool.num_clusters * _POINTS_DIM)),
         ("samples in the memory of each process", size_text(num * units.sample_bytes)),
+        ("and of each machine, once", size_text(num * units.row_bytes)),
         ("clusters and distances, collected by the main process", size_text(num * 2 * 12)),
     ]
     return lines
@@ -210,7 +216,8 @@ def _table(pool: Pool, units: Units, options: argparse.Namespace) -> str:
     known: list[tuple[str, str]] = [
         ("measured: decodes per second and core", f"{units.decodes_per_core_s:,.1f}"),
         ("measured: search, multiplications per second and core", f"{units.macs_per_core_s:.2g}"),
-        ("measured: memory of a sample in retraining", f"{units.sample_bytes:.0f} B"),
+        ("measured: memory of a sample in each process that retrains", f"{units.sample_bytes:.0f} B"),
+        ("measured: and of its row on each machine", f"{units.row_bytes:.0f} B"),
         ("counted: forward pass of a view", f"{units.forward_flops / 1e9:,.1f} GFLOP"),
         ("assumed: a GPU sustains", f"{options.gpu_tflops:g} TFLOP/s"),
     ]

@@ -82,9 +82,13 @@ class TrainingData:
     def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
         """This process' part of the batches of an epoch from `first_batch` on."""
         rng, num = stream(self.seed, self.stage, "order", number), self.num_batches * self.batch_size
-        drawn = np.arange(len(self.ids)) if self.groups_N is None else balanced(self.groups_N, rng)
-        rows = drawn[rng.permutation(len(drawn))[:num]]
-        repeats = np.zeros_like(rows) if self.groups_N is None else count_repeats(rows)
+        if self.groups_N is None:
+            rows = rng.permutation(len(self.ids))[:num]
+            repeats = np.zeros(len(rows), dtype=np.int8)
+        else:
+            drawn = balanced(self.groups_N, rng)
+            rows = drawn[rng.permutation(len(drawn))[:num]]
+            repeats = count_repeats(rows)
         starts = range(first_batch * self.batch_size, len(rows), self.batch_size)
         parts = [own_places(start, min(self.batch_size, len(rows) - start)) for start in starts]
         own = np.concatenate([np.arange(part.start, part.stop) for part in parts]) if parts else np.arange(0)
