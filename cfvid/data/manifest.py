@@ -304,6 +304,11 @@ def no_labels(count: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.string()))
 
 
+def repeated(text: str, count: int) -> pa.DictionaryArray:
+    """A column of one text that many times."""
+    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [text])
+
+
 def member_path(shard: str, name: str) -> str:
     """The path of a shard's member."""
     return f"{shard}!/{name}"

@@ -28,7 +28,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file
-from cfvid.data.manifest import Manifest, Sample, no_labels
+from cfvid.data.manifest import Manifest, Sample, no_labels, repeated
 from cfvid.errors import DataError
 from cfvid.media.source import is_url
 
@@ -77,7 +77,7 @@ def read_manifest(
             "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
             **{name: _numbers(table, name, kind) for name, kind in _NUMBERS.items()},
-            "root": pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, np.int32), [root]),
+            "root": repeated(root, table.num_rows),
         }
         return Manifest(pa.table(columns), trusted_roots=trusted_roots)
     except pa.ArrowException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from cfvid.artifacts import contained
 from cfvid.config import resolve
 from cfvid.data import embedded
-from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
+from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples, repeated
 from cfvid.data.manifest_files import read_manifest
 from cfvid.data.shard_names import PIPE_PREFIX, holds_only_shards, names_shards
 from cfvid.data.shards import read_shards
@@ -219,27 +220,29 @@ def read_folder(
         DataError: when a linked folder leads out of `root` and of every trusted root, or a file name is not UTF-8.
     """
     has_splits = (root / train_split).is_dir()
-    samples, ignored = [], 0
-    for relative in files_below(root, trusted_roots=trusted_roots):
-        if relative.suffix.lower() not in suffixes:
-            ignored += 1
-            continue
-        folders = relative.parts[:-1]
+
+    @functools.cache
+    def place(folder: str) -> tuple[str, list[str]]:
+        """The split and the labels of the files in a folder."""
+        folders = folder.split("/") if folder else []
         split, below = (folders[0] if folders else "", folders[1:]) if has_splits else (train_split, folders)
-        samples.append(
-            Sample(
-                sample_id=relative.as_posix(),
-                path=relative.as_posix(),
-                root=str(root),
-                labels=below[:1],
-                split=split,
-                start_s=None,
-                end_s=None,
-            )
-        )
-    if ignored:
-        logger.info("%s: %d files are no media of this modality and were ignored", root, ignored)
-    return from_samples(samples, trusted_roots=trusted_roots)
+        return split, below[:1]
+
+    names = _names_below(root, trusted_roots=trusted_roots)
+    # By text: a Path of each takes several times as long.
+    media = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
+    if len(media) < len(names):
+        logger.info("%s: %d files are no media of this modality and were ignored", root, len(names) - len(media))
+    places, paths = [place(name.rpartition("/")[0]) for name in media], pa.array(media, pa.large_string())
+    columns = {
+        "sample_id": paths,
+        "path": paths,
+        "labels": pa.array([labels for _, labels in places], pa.list_(pa.large_string())),
+        "split": pa.array([split for split, _ in places], pa.large_string()),
+        **dict.fromkeys(("start_s", "end_s"), pa.nulls(len(media), pa.float64())),
+        "root": repeated(str(root), len(media)),
+    }
+    return Manifest(pa.table(columns), trusted_roots=trusted_roots)
 
 
 def files_below(root: Path, *, trusted_roots: Sequence[str] = ()) -> list[PurePath]:
@@ -251,36 +254,43 @@ def files_below(root: Path, *, trusted_roots: Sequence[str] = ()) -> list[PurePa
     Raises:
         DataError: for a linked folder that leads elsewhere, and for names that are not UTF-8.
     """
-    found: list[PurePath] = []
+    return [PurePath(name) for name in _names_below(root, trusted_roots=trusted_roots)]
+
+
+def _names_below(root: Path, *, trusted_roots: Sequence[str]) -> list[str]:
+    """As text, which is several times as quick: folders have millions of files."""
+    found: list[str] = []
     home, trusted = root.resolve(), [Path(path).resolve() for path in trusted_roots]
-    stack, entered = [root], {home}
+    stack, entered = [""], {home}
     while stack:
         folder = stack.pop()
-        for entry in os.scandir(folder):
+        for entry in os.scandir(root / folder):
+            name = folder + entry.name
             if entry.name.startswith("."):
                 continue
             if not entry.is_dir():
-                found.append(PurePath(entry.path).relative_to(root))
+                found.append(name)
             elif not entry.is_symlink():
-                stack.append(Path(entry.path))
+                stack.append(f"{name}/")
             else:
                 target = Path(entry.path).resolve()
                 if any(target.is_relative_to(path) for path in trusted):
                     if target not in entered:  # links can run in a circle
                         entered.add(target)
-                        stack.append(Path(entry.path))
+                        stack.append(f"{name}/")
                 elif not target.is_relative_to(home):
-                    contained(root, Path(entry.path).relative_to(root))
+                    contained(root, name)
     _check_names(found, root)
-    return sorted(found)
+    # Folder by folder: no part of a path has a character before the one that separates them here.
+    return sorted(found, key=lambda name: name.replace("/", "\0"))
 
 
-def _check_names(files: Sequence[PurePath], root: Path) -> None:
-    for file in files:
+def _check_names(names: Sequence[str], root: Path) -> None:
+    for name in names:
         try:
-            str(file).encode()
+            name.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{root} has a file whose name is not UTF-8: {str(file)!a}.", fix="Rename it.") from error
+            raise DataError(f"{root} has a file whose name is not UTF-8: {name!a}.", fix="Rename it.") from error
 
 
 # ---------------------------------------------------------------------------------------------- Kinetics

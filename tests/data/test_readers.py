@@ -147,6 +147,13 @@ def test_linked_folders(tmp_path: Path) -> None:
     assert manifest.locate(manifest[1]) == root / "b" / "2.mp4"
 
 
+def test_files_are_in_the_order_of_their_paths_part_by_part(tmp_path: Path) -> None:
+    make(tmp_path, "a/b/file", "a-b/c", "a b", "a.mp4", "ab/c", "a/b.d/e", "a/b d", "Z/a", "é/a")
+    found = files_below(tmp_path)
+    assert len(found) == 9
+    assert found == sorted(found)
+
+
 def test_the_source_itself_may_be_a_link(tmp_path: Path) -> None:
     make(tmp_path, "real/train/a/1.mp4")
     (tmp_path / "set").symlink_to(tmp_path / "real")
