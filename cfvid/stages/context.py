@@ -196,13 +196,16 @@ class Run:
         """
         if name not in self._manifests:
             data = self.config.data
-            sources = {"pretrain": data.pretrain, "clusterfit": data.clusterfit or data.pretrain}
-            manifest = read_sources(
-                sources.get(name) or data.targets[name],
-                data=data,
-                suffixes=self.modality.suffixes,
-                cache=cache_folder(self.config.runtime.cache),
-            )
+            sources = {"pretrain": data.pretrain, "clusterfit": data.clusterfit}
+            if name == "clusterfit" and data.clusterfit is None:
+                manifest = self.manifest("pretrain")
+            else:
+                manifest = read_sources(
+                    sources.get(name) or data.targets[name],
+                    data=data,
+                    suffixes=self.modality.suffixes,
+                    cache=cache_folder(self.config.runtime.cache),
+                )
             if name == "clusterfit" and data.max_clusterfit is not None:
                 manifest = keep_samples(manifest, data.max_clusterfit, split="train")
                 logger.info("clusterfit: limited to %d samples", len(manifest.split("train")))
@@ -216,20 +219,24 @@ class Run:
         Each source is read once, and where files come and go all have the same samples. Those of one machine hold
         them once, in files that they map into memory; these lie below the run folder and are removed in the end.
         """
-        if ranks.count() == 1:
-            yield
-            return
         folder = self.folder / MAPPED_NAME
         try:
-            if ranks.is_main():
-                for name, manifest in self._manifests.items():
-                    write_mapped(manifest, folder / f"{name}.arrow")
-            for name in ranks.from_main([*self._manifests]):
-                self._manifests[name] = read_mapped(folder / f"{name}.arrow")
+            if ranks.count() > 1:
+                self._share_manifests(folder)
             yield
         finally:
             if ranks.is_main():
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _share_manifests(self, folder: Path) -> None:
+        names_of: dict[Manifest, list[str]] = {}
+        for name, manifest in self._manifests.items():
+            names_of.setdefault(manifest, []).append(name)
+        if ranks.is_main():
+            for manifest, names in names_of.items():
+                write_mapped(manifest, folder / f"{names[0]}.arrow")
+        for names in ranks.from_main([*names_of.values()]):
+            self._manifests |= dict.fromkeys(names, read_mapped(folder / f"{names[0]}.arrow"))
 
     def blocks(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a manifest, a number of rows at a time.
