@@ -219,10 +219,6 @@ class Manifest:
             table = self.table.take(pa.array(rows, pa.int64()))
         return Manifest(table, trusted_roots=self.trusted_roots)
 
-    def twins_in(self, other: Manifest) -> dict[str, str]:
-        """See `twins`."""
-        return twins(self.blocks(TWIN_COLUMNS), other.blocks(TWIN_COLUMNS))
-
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns, a number of rows at a time, of the types of `SCHEMA`."""
         schema = pa.schema([SCHEMA.field(name) for name in columns])
@@ -341,10 +337,10 @@ def _places(blocks: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, tuple[str, 
             yield sample_id, (os.path.normpath(Path(root, path).absolute()), start_s, end_s)
 
 
-def label_blocks(labels: Mapping[str, Sequence[str]]) -> list[pa.RecordBatch]:
+def label_blocks(labels: Mapping[str, Sequence[str]]) -> Iterator[pa.RecordBatch]:
     """Labels by sample id as blocks of `LABEL_COLUMNS`."""
-    columns = ([*labels], [[*names] for names in labels.values()])
-    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in LABEL_COLUMNS])).to_batches()
+    for ids, lists in SampleLabels.of_mapping(labels).blocks():
+        yield pa.record_batch([ids, lists], names=list(LABEL_COLUMNS))
 
 
 def read_snapshot(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -17,6 +17,7 @@ from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.config import RunConfig
 from cfvid.data.manifest import TWIN_COLUMNS, twins
 from cfvid.data.sample_ids import SampleIds
+from cfvid.data.sample_labels import SampleLabels
 from cfvid.errors import ConfigError, DataError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
@@ -175,13 +176,9 @@ def side_by_side(features: list[np.ndarray]) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- labels
 
 
-def noisy_labels(run: Run) -> dict[str, tuple[str, ...]]:
-    """The labels that N_pre was trained on, of those samples of D_cf that are samples of D_pre: by D_cf's ids."""
-    noisy = read_noisy_labels(run.folder / "pretrain")
-    if not noisy:
-        return {}
-    pairs = twins(run.blocks("clusterfit", TWIN_COLUMNS), run.blocks("pretrain", TWIN_COLUMNS))
-    return {ours: noisy[theirs] for ours, theirs in pairs.items() if theirs in noisy}
+def noisy_labels(run: Run) -> SampleLabels:
+    """The labels that N_pre was trained on, by D_cf's ids; those of samples that it does not have may be among them."""
+    return _by_pool_ids(run, read_noisy_labels(run.folder / "pretrain"))
 
 
 def pool_labels(run: Run) -> dict[str, str]:
@@ -189,22 +186,31 @@ def pool_labels(run: Run) -> dict[str, str]:
 
     Where that is known of no sample (weights that were brought along, another pool), the pool's own labels.
     """
-    pool = run.manifest("clusterfit").split("train")
-    trained_on = noisy_labels(run)
-    in_pool = pool.ids.find([*trained_on]) >= 0
-    several = dict(itertools.compress(trained_on.items(), in_pool)) or pool.labels_by_id
-    return {sample_id: names[0] for sample_id, names in several.items()}
+    return _first_labels(run, noisy_labels(run))
 
 
 def expected_labels(run: Run) -> dict[str, str]:
     """What `pool_labels` will be, but for the noise, before N_pre has been trained."""
+    if run.config.pretrain.weights is not None:
+        return _first_labels(run, SampleLabels.of_mapping({}))
+    return _first_labels(run, _by_pool_ids(run, run.manifest("pretrain").split("train").labels_by_id))
+
+
+def _by_pool_ids(run: Run, labels: SampleLabels) -> SampleLabels:
+    """Labels of samples of D_pre, by the ids that the same samples have in D_cf."""
+    if not labels or run.config.data.clusterfit is None:
+        return labels
+    known = dict(labels.items())
+    pairs = twins(run.blocks("clusterfit", TWIN_COLUMNS), run.blocks("pretrain", TWIN_COLUMNS))
+    return SampleLabels.of_mapping({ours: known[theirs] for ours, theirs in pairs.items() if theirs in known})
+
+
+def _first_labels(run: Run, labels: SampleLabels) -> dict[str, str]:
+    """Of the samples of the pool; where none of them is there, the pool's own."""
     pool = run.manifest("clusterfit").split("train")
-    several: dict[str, tuple[str, ...]] = {}
-    if run.config.pretrain.weights is None:
-        source = run.manifest("pretrain").split("train")
-        known = dict(source.labels_by_id.items())
-        several = {ours: known[theirs] for ours, theirs in pool.twins_in(source).items() if theirs in known}
-    return {sample_id: names[0] for sample_id, names in (several or pool.labels_by_id).items()}
+    is_in_pool = pool.ids.find(labels.ids) >= 0
+    found = {sample_id: names[0] for sample_id, names in itertools.compress(labels.items(), is_in_pool)}
+    return found or {sample_id: names[0] for sample_id, names in pool.labels_by_id.items()}
 
 
 def check_counts(config: RunConfig, *, num_samples: int, labels: dict[str, str]) -> None:

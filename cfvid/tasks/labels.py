@@ -16,6 +16,7 @@ from cfvid.artifacts import atomic_file
 from cfvid.config import RunConfig
 from cfvid.data.loader import SampleLoader
 from cfvid.data.manifest import Manifest
+from cfvid.data.sample_ids import SampleIds
 from cfvid.data.sample_labels import SampleLabels
 from cfvid.errors import ConfigError, DataError
 from cfvid.models.zoo import Network, build_network
@@ -104,14 +105,13 @@ class Labels:
         return [LABELS_NAME]
 
 
-def read_noisy_labels(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The labels that N_pre was trained on, by sample id; none when it was not trained here on labels."""
+def read_noisy_labels(folder: Path) -> SampleLabels:
+    """The labels that N_pre was trained on; none when it was not trained here on labels."""
     path = folder / LABELS_NAME
     if not path.is_file():
-        return {}
+        return SampleLabels.of_mapping({})
     table = pyarrow.parquet.read_table(path, columns=["sample_id", "noisy_labels"])
-    pairs = zip(table["sample_id"].to_pylist(), table["noisy_labels"].to_pylist(), strict=True)
-    return {sample_id: tuple(labels) for sample_id, labels in pairs}
+    return SampleLabels.of_column(SampleIds(table["sample_id"]), table["noisy_labels"])
 
 
 def kept_classes(classes: Sequence[str], num_labels: int | None, *, seed: int) -> list[str]:

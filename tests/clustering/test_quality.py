@@ -53,7 +53,7 @@ def test_agreement_is_the_same_to_the_last_bit_as_of_labels_as_text(monkeypatch:
     labels = {i: (["a", "Z", "ä", "z 1", "z"][k % 5],) for i, k in zip(ids, clusters.tolist(), strict=True)}
     labels |= dict.fromkeys(ids[::3], ("Z",)) | {"foreign": ("b",)}
     order = [[*labels][i] for i in rng.permutation(len(labels))]
-    blocks = label_blocks({i: labels[i] for i in order})[0]
+    [blocks] = label_blocks({i: labels[i] for i in order})
     found = agreement(SampleIds(ids), clusters, [blocks.slice(first, 50) for first in range(0, len(blocks), 50)])
     texts = [labels[i][0] for i in ids]
     assert found is not None
