@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_TEXT = pa.large_string()
 _BLOCK = 2**16
 """Ids that are Python strings at a time."""
 
@@ -26,10 +27,8 @@ class SampleIds(Sequence[str]):
     """
 
     def __init__(self, ids: pa.ChunkedArray | Iterable[str]) -> None:
-        column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([list(ids)], pa.large_string())
-        # In one piece, which rows are taken from without a copy of all; a piece of `string` would hold 2 GiB at most.
-        column = column.cast(pa.large_string())
-        self.column: pa.ChunkedArray = column if column.num_chunks == 1 else pa.chunked_array([column.combine_chunks()])
+        is_column = isinstance(ids, pa.ChunkedArray)
+        self.column: pa.ChunkedArray = ids if is_column else pa.chunked_array([list(ids)], _TEXT)
 
     def __len__(self) -> int:
         return len(self.column)
@@ -68,6 +67,9 @@ class SampleIds(Sequence[str]):
 
     def take(self, rows: np.ndarray) -> SampleIds:
         """The ids in these rows, int64 (M,)."""
+        if self.column.num_chunks > 1 or self.column.type != _TEXT:
+            # In one piece, which is not copied each time; of `string` a piece can hold 2 GiB.
+            self.column = pa.chunked_array([self.column.cast(_TEXT).combine_chunks()])
         return SampleIds(self.column.take(pa.array(rows, pa.int64())))
 
     def each(self, rows: np.ndarray) -> Iterator[str]:
@@ -88,7 +90,7 @@ class SampleIds(Sequence[str]):
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """As `rows`, with -1 for those that are not here."""
-        if isinstance(ids, SampleIds) and ids.column.equals(self.column):
+        if isinstance(ids, SampleIds) and self._is_same(ids):
             return np.arange(len(self))
         wanted, (hashes, rows) = _hashes(ids), self._sorted
         found = np.full(len(ids), -1, dtype=np.int64)
@@ -105,6 +107,9 @@ class SampleIds(Sequence[str]):
             found[asked[is_same]] = candidates[is_same]
             asked, places = asked[~is_same], places[~is_same] + 1
         return found
+
+    def _is_same(self, ids: SampleIds) -> bool:
+        return len(ids) == len(self) and ids.column.cast(_TEXT).equals(self.column.cast(_TEXT))
 
     def repeated(self) -> list[str]:
         """The ids that occur more than once, in no order."""
