@@ -94,9 +94,10 @@ def _anonymous_bytes(pid: int) -> int:
 
 
 def _write_run(folder: Path, size: Size) -> None:
-    """A run in FOLDER/run that is complete up to its features, of samples without labels."""
+    """A run in FOLDER/run that is complete up to its features, of samples with one of 1,000 labels each."""
     ids = [f"pool/{number:08d}.jpg" for number in range(size.num_samples)]
-    table = pa.table({"sample_id": ids, "path": ids, "split": ["train"] * len(ids)})
+    labels = [f"class {number % 1000}" for number in range(size.num_samples)]
+    table = pa.table({"sample_id": ids, "path": ids, "label": labels, "split": ["train"] * len(ids)})
     pyarrow.parquet.write_table(table, folder / "pool.parquet")
     values = (
         f"data.pretrain={folder / 'pool.parquet'}",
