@@ -26,7 +26,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -236,7 +236,10 @@ class Run:
             for manifest, names in names_of.items():
                 write_mapped(manifest, folder / f"{names[0]}.arrow")
         for names in ranks.from_main([*names_of.values()]):
-            self._manifests |= dict.fromkeys(names, read_mapped(folder / f"{names[0]}.arrow"))
+            manifest = read_mapped(folder / f"{names[0]}.arrow")
+            # On another machine an embedded set may have to be drawn first, into that one's cache.
+            if _are_there(manifest.roots):
+                self._manifests |= dict.fromkeys(names, manifest)
 
     def blocks(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of a manifest, a number of rows at a time.
@@ -245,7 +248,7 @@ class Run:
         held in memory by stages that look at features alone. Where media have moved since, it is.
         """
         path = self._snapshot_path(name)
-        if name not in self._manifests and path.is_file() and _are_there(read_snapshot(path, ["root"])):
+        if name not in self._manifests and path.is_file() and _are_there(_roots(read_snapshot(path, ["root"]))):
             return read_snapshot(path, columns)
         return self.manifest(name).blocks(columns)
 
@@ -329,9 +332,12 @@ class Run:
         return {key: value for key, value in options.items() if not key.startswith(others) and key not in unused}
 
 
-def _are_there(blocks: Iterator[pa.RecordBatch]) -> bool:
+def _roots(blocks: Iterator[pa.RecordBatch]) -> set[str]:
+    return {root for block in blocks for root in block["root"].unique().to_pylist()}
+
+
+def _are_there(roots: Iterable[str]) -> bool:
     """Whether all root folders of samples exist; of URLs that is not looked at."""
-    roots = {root for block in blocks for root in block["root"].unique().to_pylist()}
     return all(is_url(root) or Path(root).is_dir() for root in roots)
 
 

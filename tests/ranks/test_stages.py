@@ -168,3 +168,11 @@ def test_sources_are_read_by_the_main_process_alone(team: Team, config: Path, al
     own, theirs = FeatureStore(alone / "extract"), FeatureStore(tmp_path / "run" / "extract")
     assert sorted(theirs.ids) == sorted(own.ids)
     assert not (tmp_path / "run" / ".manifests").exists()
+
+
+def test_embedded_sets_are_drawn_on_each_machine(team: Team, config: Path, tmp_path: Path) -> None:
+    arguments = (config, tmp_path / "run", ["pretrain", "extract"], tmp_path / "cache")
+    assert team.run("stages_on_two_machines", *arguments, size=2) == [0, 0]
+    assert len(FeatureStore(tmp_path / "run" / "extract")) == 2 * 8
+    for rank in range(2):
+        assert len([*(tmp_path / f"cache{rank}").rglob("*.jpg")]) == 3 * 8

@@ -67,6 +67,16 @@ def stages_of_one_reading(config: str, output: str, names: list[str]) -> None:
     stages(config, output, names)
 
 
+def stages_on_two_machines(config: str, output: str, names: list[str], cache: str) -> None:
+    """As `stages`, where the last process has a cache of its own and cannot see the main one's media."""
+    values = json.loads(Path(config).read_text())
+    values["data"]["pretrain"] = {"path": "embedded:textures", "per_class": [2, 1]}
+    values["runtime"] |= {"cache": f"{cache}{launch.rank()}"}
+    if launch.rank():
+        context._are_there = lambda roots: all(root.startswith(f"{cache}1") for root in roots)
+    run_stages(configure(values), Path(output), stages=names)
+
+
 def stages_until(config: str, output: str, names: list[str], step: int, rank: int, what: str) -> None:
     """As `stages`, but at a step of the training one rank is told to stop (`SIGTERM`), killed, or sees a `nan`."""
     forward, calls = loop._forward, 0
