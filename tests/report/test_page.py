@@ -69,6 +69,26 @@ def test_the_page_asks_nothing_of_anyone(html: str) -> None:
     assert "https:" not in html
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"noise": "tags", "label_noise": 0.25, "extra_tags": 1},
+            "25% of the right ones are missing, and each sample has 1 draw of others.",
+        ),
+        ({"noise": "uniform", "label_noise": 0.5}, "Npre learnt labels of which 50% were made wrong."),
+        ({"noise": "uniform", "label_noise": 0.0}, ""),
+        ({"noise": "tags", "label_noise": 0.25, "weights": "n_pre.pth"}, ""),
+    ],
+)
+def test_the_page_says_what_labels_were_learnt(finished: Run, options: dict[str, object], expected: str) -> None:
+    report = collect(finished)
+    report["config"]["pretrain"] |= options
+    text = Page(render(report, Sheets())).text
+    assert expected in text
+    assert ("Npre learnt" in text) == bool(expected)
+
+
 def test_the_page_says_what_there_is(html: str) -> None:
     text = Page(html).text
     for expected in (
