@@ -316,25 +316,33 @@ def split_member(path: str) -> tuple[str, str]:
     return f"{shard}.tar", name
 
 
-def twins(ours: Iterable[pa.RecordBatch], theirs: Iterable[pa.RecordBatch]) -> dict[str, str]:
-    """Which samples of one manifest are also in another one, under whatever id: own id -> the other's.
+def twins(ours: Iterable[pa.RecordBatch], theirs: Iterable[pa.RecordBatch]) -> tuple[SampleIds, SampleIds]:
+    """Which samples of one manifest are also in another one: their ids there, and row by row those in the other.
 
     The same file and the same segment make the same sample; ids are unique within one manifest only.
 
     Args:
-        ours: one manifest in blocks.
-        theirs: the other, whose places are held in memory.
+        ours: one manifest in blocks of `TWIN_COLUMNS`.
+        theirs: the other.
     """
-    id_of = {place: sample_id for sample_id, place in _places(theirs)}
-    pairs = ((sample_id, id_of.get(place)) for sample_id, place in _places(ours))
-    return {own: twin for own, twin in pairs if twin is not None}
+    (our_ids, our_places), (their_ids, their_places) = _places(ours), _places(theirs)
+    rows = their_places.find(our_places)
+    found = np.flatnonzero(rows >= 0)
+    return our_ids.take(found), their_ids.take(rows[found])
 
 
-def _places(blocks: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, tuple[str, float | None, float | None]]]:
+def _places(blocks: Iterable[pa.RecordBatch]) -> tuple[SampleIds, SampleIds]:
+    """Ids, and what tells the same sample from others."""
+    ids, places = [], []
     for block in blocks:
-        columns = (block.column(name).to_pylist() for name in TWIN_COLUMNS)
-        for sample_id, root, path, start_s, end_s in zip(*columns, strict=True):
-            yield sample_id, (os.path.normpath(Path(root, path).absolute()), start_s, end_s)
+        roots, paths, starts, ends = (block.column(name).to_pylist() for name in TWIN_COLUMNS[1:])
+        segments = zip(roots, paths, starts, ends, strict=True)
+        texts = [
+            f"{os.path.normpath(Path(root, path).absolute())}\0{start}\0{end}" for root, path, start, end in segments
+        ]
+        ids.append(block["sample_id"])
+        places.append(pa.array(texts, pa.string()))
+    return SampleIds(pa.chunked_array(ids, pa.string())), SampleIds(pa.chunked_array(places, pa.string()))
 
 
 def label_blocks(labels: Mapping[str, Sequence[str]]) -> Iterator[pa.RecordBatch]:

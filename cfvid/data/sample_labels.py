@@ -110,6 +110,14 @@ class SampleLabels(Mapping[str, tuple[str, ...]]):
         indices = places[self.indices[is_kept]]
         return SampleLabels(self.ids.take(labelled), names, _starts(counts_N[labelled]), indices)
 
+    def renamed(self, rows: np.ndarray, ids: SampleIds) -> SampleLabels:
+        """The labels in these rows, int64 (M,), under other ids, M of them."""
+        counts_M = self.counts()[rows]
+        starts_M = _starts(counts_M)
+        places = np.arange(starts_M[-1]) + np.repeat(self.starts_N[rows] - starts_M[:-1], counts_M)
+        used, indices = np.unique(self.indices[places], return_inverse=True)
+        return SampleLabels(ids, [self.classes[i] for i in used], starts_M, indices.astype(np.int32))
+
     def sets(self, ids: Sequence[str]) -> np.ndarray:
         """The labels of these samples as places in `classes`: int64 (len(ids), L), after a sample's labels -1.
 

@@ -200,9 +200,10 @@ def _by_pool_ids(run: Run, labels: SampleLabels) -> SampleLabels:
     """Labels of samples of D_pre, by the ids that the same samples have in D_cf."""
     if not labels or run.config.data.clusterfit is None:
         return labels
-    known = dict(labels.items())
-    pairs = twins(run.blocks("clusterfit", TWIN_COLUMNS), run.blocks("pretrain", TWIN_COLUMNS))
-    return SampleLabels.of_mapping({ours: known[theirs] for ours, theirs in pairs.items() if theirs in known})
+    ours, theirs = twins(run.blocks("clusterfit", TWIN_COLUMNS), run.blocks("pretrain", TWIN_COLUMNS))
+    rows = labels.ids.find(theirs)
+    labelled = np.flatnonzero(rows >= 0)
+    return labels.renamed(rows[labelled], ours.take(labelled))
 
 
 def _first_labels(run: Run, labels: SampleLabels) -> dict[str, str]:

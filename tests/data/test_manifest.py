@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfvid.artifacts import digest_of
-from cfvid.data.manifest import Manifest, Sample, concatenate, from_samples
+from cfvid.data.manifest import TWIN_COLUMNS, Manifest, Sample, concatenate, from_samples, twins
 from cfvid.data.manifest_files import read_manifest, write_manifest
 from cfvid.errors import DataError
 
@@ -344,3 +344,20 @@ def test_large_csv_keeps_rows_together(tmp_path: Path) -> None:
     assert [(s.sample_id, s.path, s.labels) for s in read_manifest(out)] == [
         (s.sample_id, s.path, s.labels) for s in rows
     ]
+
+
+def test_the_same_file_and_segment_make_the_same_sample_under_whatever_id() -> None:
+    def of(*rows: tuple[str, str, str, float | None]) -> Manifest:
+        return from_samples([Sample(i, path, root, (), "train", start, None) for i, path, root, start in rows])
+
+    ours = of(("a", "x/1.mp4", "/data", None), ("b", "2.mp4", "/data", None), ("c", "3.mp4", "/data", 1.5))
+    theirs = of(
+        ("2", "3.mp4", "/data", 1.5),
+        ("1", "1.mp4", "/data/x", None),
+        ("3", "2.mp4", "/data", 0.0),
+        ("4", "2.mp4", "/else", None),
+    )
+    own, others = twins(ours.blocks(TWIN_COLUMNS), theirs.blocks(TWIN_COLUMNS))
+    assert (list(own), list(others)) == (["a", "c"], ["1", "2"])
+    own, others = twins(ours.blocks(TWIN_COLUMNS), from_samples([]).blocks(TWIN_COLUMNS))
+    assert (list(own), list(others)) == ([], [])

@@ -79,3 +79,11 @@ def test_a_label_takes_a_few_bytes() -> None:
     tracemalloc.stop()
     assert used / num < 16
     np.testing.assert_array_equal(labels.counts(), np.ones(num))
+
+
+def test_labels_of_some_rows_under_other_ids() -> None:
+    labels = SampleLabels.of_mapping({"x": ("c", "a"), "y": ("b",), "z": ("d", "c")})
+    found = labels.renamed(np.array([2, 0, 2]), SampleIds(["1", "2", "3"]))
+    assert found == {"1": ("d", "c"), "2": ("c", "a"), "3": ("d", "c")}
+    assert found.classes == ["a", "c", "d"]
+    assert labels.renamed(np.array([], np.int64), SampleIds([])) == {}
