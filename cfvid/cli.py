@@ -262,7 +262,7 @@ def _export(options: argparse.Namespace) -> int:
 def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from cfvid.experiments.cells import expand
     from cfvid.experiments.experiment import describe, run_experiment
-    from cfvid.experiments.spec import narrowed, read_experiment
+    from cfvid.experiments.spec import narrowed, on_data_of, read_experiment
     from cfvid.loading import read_named, shipped_files
     from cfvid.yaml_layers import from_overrides
 
@@ -273,9 +273,10 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.jobs < 1:
         raise ConfigError(f"--jobs is {options.jobs}; at least 1 group of runs can be done at a time.")
     chosen = {"seeds": options.seeds, "points": options.points, "arms": options.arms}
-    experiment = narrowed(read_experiment(options.name), options.size, **chosen)
     layer = from_overrides(overrides, flags=_EXPERIMENT_FLAGS)
     config = read_named(options.config) if options.config else None
+    experiment = on_data_of(read_experiment(options.name), options.size, [*([config] if config else []), layer])
+    experiment = narrowed(experiment, options.size, **chosen)
     named = [options.name, options.size, *([options.config] if config else [])]
     output = options.output or Path("runs/experiments") / "-".join(Path(part).stem for part in named)
     if options.dry_run:
@@ -296,12 +297,11 @@ def _experiment(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _assign(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from cfvid.data.readers import EMBEDDED_PREFIX
     from cfvid.data.shard_names import PIPE_PREFIX
     from cfvid.folder_lock import own_folder
     from cfvid.loading import load
     from cfvid.media.source import is_url
-    from cfvid.sections.data import SourceConfig
+    from cfvid.sections.data import EMBEDDED_PREFIX, SourceConfig
     from cfvid.stages import Run
     from cfvid.stages.assign import assign_new
     from cfvid.stages.context import CONFIG_NAME

@@ -1,14 +1,15 @@
 """The whole configuration of a run: one typed section per stage, validated before any work.
 
-Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted command-line overrides. Lists and
-`data.targets` are replaced as a whole, never merged item by item. Every fault of every layer is listed in one
-`ConfigError`, with the nearest known name and, for a file, the line.
+Layers, later ones win: the modality's shipped YAML, the user's YAML, dotted command-line overrides. Lists are replaced
+as a whole, never merged item by item; what a layer replaces of the weaker ones' data is said in
+`sections/data_layers`. Every fault of every layer is listed in one `ConfigError`, with the nearest known name and, for
+a file, the line.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -19,6 +20,7 @@ from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
 from cfvid.sections.base import Integer, Section
 from cfvid.sections.data import DataConfig
+from cfvid.sections.data_layers import without_replaced
 from cfvid.sections.stages import (
     ClusterConfig,
     ExtractConfig,
@@ -47,7 +49,7 @@ class RunConfig(Section):
     data: DataConfig
     pretrain: PretrainConfig
     extract: ExtractConfig = ExtractConfig()
-    cluster: ClusterConfig
+    cluster: ClusterConfig = ClusterConfig()
     health: HealthConfig = HealthConfig()
     retrain: RetrainConfig
     transfer: TransferConfig
@@ -56,13 +58,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _pretrain_input_is_valid(self) -> Self:
-        try:
-            _ = self.pretrain_input
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, ("pretrain.input", *first["loc"])))
-            what = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-            raise ValueError(f"unknown key {key}" if first["type"] == "extra_forbidden" else f"{key}: {what}") from None
+        _told_in("pretrain.input", lambda: self.pretrain_input)
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_of_targets_are_valid(self) -> Self:
+        for name in self.transfer.input.by_target:
+            _told_in(f"transfer.input.by_target.{name}", functools.partial(self.input_of, name))
         return self
 
     @model_validator(mode="after")
@@ -87,6 +89,11 @@ class RunConfig(Section):
         """`input` while N_pre is trained."""
         return type(self.input).model_validate({**self.input.model_dump(), **self.pretrain.input})
 
+    def input_of(self, target: str) -> Section:
+        """`input` for the samples of one target."""
+        own = self.transfer.input.by_target.get(target, {})
+        return type(self.input).model_validate({**self.input.model_dump(), **own})
+
     @property
     def retrain_arch(self) -> str:
         """N_cf's architecture."""
@@ -96,6 +103,21 @@ class RunConfig(Section):
         """The named sections (all without names) as JSON-like values, for records and files."""
         dumped = self.model_dump(mode="json")
         return {name: dumped[name] for name in sections} if sections else dumped
+
+
+def _told_in(section: str, validate: Callable[[], object]) -> None:
+    """Validate keys of `input` that stand elsewhere; the first fault is told with the place where it stands.
+
+    Raises:
+        ValueError: with that fault.
+    """
+    try:
+        validate()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, (section, *first["loc"])))
+        what = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        raise ValueError(f"unknown key {key}" if first["type"] == "extra_forbidden" else f"{key}: {what}") from None
 
 
 class ModalityKeys(Protocol):
@@ -119,7 +141,7 @@ def load_config(
         ConfigError: one message with every fault of every layer.
     """
     faults = [fault for layer in layers for fault in layer.faults]
-    values = merge(layers)
+    values = merged(layers)
     config = None
     if not any(layer.faults and not layer.values for layer in layers):
         # Otherwise a whole layer is missing, and most of what would be found has that one cause.
@@ -132,6 +154,14 @@ def load_config(
             fix="Mend them and run again; --print-config shows what a configuration resolves to.",
         )
     return config
+
+
+def merged(layers: Iterable[Layer]) -> dict[str, Any]:
+    """The layers' values, later ones over earlier ones."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = merge(without_replaced(values, layer.values), layer.values)
+    return values
 
 
 def _validate(

@@ -162,7 +162,7 @@ def run_data(options: argparse.Namespace) -> int:
 
 def _list(_: argparse.Namespace) -> None:
     from cfvid.data.cards import card_names, read_card
-    from cfvid.data.readers import EMBEDDED_PREFIX
+    from cfvid.sections.data import EMBEDDED_PREFIX
 
     for name in card_names():
         card = read_card(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from cfvid.config import RunConfig, load_config
 from cfvid.errors import ConfigError
 from cfvid.modalities import MODALITIES
 from cfvid.models.zoo import ARCHITECTURES
+from cfvid.sections.data_layers import names_data, names_own_data
 from cfvid.shipped import unknown_name, yaml_files
 from cfvid.yaml_layers import Layer, from_overrides, read_yaml
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -47,17 +51,25 @@ def load(
     if modality is not None:
         last.values["modality"] = modality
     chosen = modality if modality is not None else layers[0].values.get("modality")
+    if not any(names_data(layer.values) for layer in (*layers, last)):
+        logger.info("no data are named: the run is the shipped quick-%s, on small data that cfvid draws itself", chosen)
     return resolve_layers(chosen, [*layers, last])
 
 
 def resolve_layers(modality: object, layers: Sequence[Layer]) -> RunConfig:
     """Layers on top of a modality's shipped defaults as a validated configuration.
 
+    The defaults are for data of the user's own. Where the layers name none, those of the small drawn data lie over
+    them.
+
     Raises:
         ConfigError: with every fault of every layer.
     """
-    known = isinstance(modality, str) and modality in MODALITIES
-    defaults = [read_yaml(shipped(str(modality)))] if known else []
+    defaults = []
+    if isinstance(modality, str) and modality in MODALITIES:
+        defaults.append(read_yaml(shipped(modality)))
+        if not any(names_own_data(layer.values) for layer in layers):
+            defaults.append(read_yaml(shipped(f"quick-{modality}")))
     dims = {name: architecture.dims for name, architecture in ARCHITECTURES.items()}
     return load_config([*defaults, *layers], modalities=MODALITIES, architectures=dims)
 

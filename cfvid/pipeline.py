@@ -138,14 +138,14 @@ def describe_plan(config: RunConfig, output: Path) -> list[str]:
     ]
     for name in config.data.targets:
         train, val = run.labelled(name, "train"), run.labelled(name, "val")
-        what = f"{', '.join(config.transfer.networks)} x {', '.join(config.transfer.protocols)}"
+        what = f"{', '.join(config.transfer.networks)} x {', '.join(config.transfer.protocols_of(name))}"
         lines.append(f"transfer     {name}: {len(train)} + {len(val)} samples, {len(train.classes)} classes; {what}")
     done = [stage for stage in ("pretrain", "extract", "cluster", "retrain") if is_complete(output / stage)]
     return [*lines, f"done before  {', '.join(done) or 'nothing'}", "", *estimate_lines(run, TRAIN)]
 
 
 def _clusters(config: RunConfig, num_samples: int) -> str:
-    num = config.cluster.num_clusters
+    num = config.cluster.clusters_of(num_samples)
     return f"{num} clusters, {num_samples / num:.1f} each" if config.cluster.method in WITH_K else config.cluster.method
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cfvid.artifacts import Record, is_complete, refuse_changes
+from cfvid.data.cards import not_mirrored
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.media.video import attempts_with
@@ -76,6 +77,7 @@ def check(run: Run, stages: Collection[str]) -> None:
         for name in run.config.data.targets:
             with faults.collected():
                 read_target(run, name)
+    _tell_mirrored(run)
     if not faults.found and not run.fresh and run.shared is None:  # shared work is never changed, only added to
         _check_claims(run, stages, faults)
     faults.raise_all()
@@ -84,11 +86,37 @@ def check(run: Run, stages: Collection[str]) -> None:
 def _tell_idle_names(run: Run) -> None:
     """Settings that speak of targets which are not there: no fault, since settings are shared, but maybe misspelt."""
     transfer = run.config.transfer
-    named = {"transfer.any_label": transfer.any_label, "transfer.heads.by_target": transfer.heads.by_target}
+    named: dict[str, Iterable[str]] = {
+        "transfer.any_label": transfer.any_label,
+        "transfer.protocols_by_target": transfer.protocols_by_target,
+        "transfer.input.by_target": transfer.input.by_target,
+        "transfer.heads.by_target": transfer.heads.by_target,
+    }
     for key, names in named.items():
         idle = [name for name in names if name not in run.config.data.targets]
         if idle:
             logger.warning("%s: data.targets has no %s", key, ", ".join(idle))
+
+
+def _tell_mirrored(run: Run) -> None:
+    """Data sets whose classes differ by left and right, and that a training of this run would mirror."""
+    data, config = run.config.data, run.config
+    uses = [("input", "clusterfit", data.clusterfit or data.pretrain, config.input)]
+    if config.pretrain.weights is None:
+        uses.append(("pretrain.input", "pretrain", data.pretrain, config.pretrain_input))
+    uses += [
+        (f"transfer.input.by_target.{name}", name, sources, config.input_of(name))
+        for name, sources in data.targets.items()
+    ]
+    for key, name, sources, options in uses:
+        card = not_mirrored([name, *(Path(source.path).stem for source in sources)])
+        if card is not None and getattr(options, "flip", False):
+            logger.warning(
+                "%s: the card of %s says that its samples are not mirrored, and %s mirrors them: set flip to false",
+                name,
+                card,
+                key,
+            )
 
 
 class Faults:
@@ -176,6 +204,11 @@ def _check_pool(run: Run, pool_size: int, stages: Collection[str], faults: Fault
     if "cluster" in stages:
         with faults.collected():
             needs_labels = run.config.cluster.method in WITH_LABELS
+            if run.config.cluster.num_clusters is None and run.config.cluster.method == "kmeans":
+                num = run.config.cluster.clusters_of(pool_size)
+                logger.info(
+                    "cluster: K = %d for a pool of %d samples (cluster.num_clusters is not set)", num, pool_size
+                )
             check_counts(run.config, num_samples=pool_size, labels=expected_labels(run) if needs_labels else {})
         if run.config.cluster.method == "distillation":
             with faults.collected():

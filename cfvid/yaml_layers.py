@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from cfvid.errors import ConfigError
 
 _MAX_BYTES = 200_000
 _MAX_DEPTH = 50
-_REPLACED_WHOLE = {("data", "targets")}
-"""Mappings that a stronger layer replaces instead of extending: their keys are the user's own names."""
 
 
 @dataclass(frozen=True)
@@ -219,21 +217,12 @@ def _override_value(text: str) -> Any:
     return text if scratch.faults or not text.strip() or "#" in text else value
 
 
-def merge(layers: Iterable[Layer]) -> dict[str, Any]:
-    """The layers' values, later ones over earlier ones."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer.values, ())
-    return merged
-
-
-def _merge(weak: dict[str, Any], strong: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    """Values laid over weaker ones; sections are merged, all else is replaced."""
     result = dict(weak)
     for key, value in strong.items():
-        here = (*path, key)
-        if isinstance(value, dict) and isinstance(result.get(key), dict) and here not in _REPLACED_WHOLE:
-            value = _merge(result[key], value, here)
-        result[key] = value
+        known = result.get(key)
+        result[key] = merge(known, value) if isinstance(value, dict) and isinstance(known, dict) else value
     return result
 
 

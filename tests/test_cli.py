@@ -28,7 +28,7 @@ from cfvid.stages.cluster import read_pseudo_labels
 
 REPOSITORY = Path(__file__).parents[1]
 FITTING = {"pretrain__arch": "resnet10_thin", "transfer__finetune__epochs": 2}
-"""What `tiny_values` needs besides, on top of the shipped defaults with their warm-up epoch."""
+"""What `tiny_values` is given besides."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,15 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_print_config_can_be_fed_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--cluster.num_clusters", "7", "--data.targets", "{a: /x, ü: [/y, {path: z, kind: folder}]}", "--seed=3"]
+    flags = [
+        "--cluster.num_clusters",
+        "7",
+        "--data.pretrain",
+        "/p",
+        "--data.targets",
+        "{a: /x, ü: [/y, {path: z, kind: folder}]}",
+        "--seed=3",
+    ]
     assert main(["train", "--modality", "image", *flags, "--print-config"]) == 0
     first = capsys.readouterr().out
     (tmp_path / "fed.yaml").write_text(first, encoding="utf-8")

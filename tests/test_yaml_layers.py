@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfvid.errors import ConfigError
-from cfvid.yaml_layers import Layer, from_overrides, merge, parse_yaml, place, read_yaml
+from cfvid.yaml_layers import from_overrides, merge, parse_yaml, place, read_yaml
 
 FLAGS = ("modality", "config", "output", "fresh", "print-config", "dry-run", "verbose")
 
@@ -187,10 +187,9 @@ def test_keys_of_the_configuration_are_no_misspelt_flags() -> None:
     assert from_overrides(tokens, flags=FLAGS).faults == []
 
 
-def test_merging_extends_sections_and_replaces_lists_and_targets() -> None:
-    weak = {"a": {"b": 1, "c": [1, 2]}, "data": {"targets": {"x": "1"}, "root": "r"}}
-    strong = {"a": {"c": [3]}, "data": {"targets": {"y": "2"}}, "d": None}
+def test_merging_extends_sections_and_replaces_lists() -> None:
+    weak = {"a": {"b": 1, "c": [1, 2]}, "e": {"f": 1}}
+    strong = {"a": {"c": [3]}, "d": None, "e": 2}
     before = yaml.safe_dump([weak, strong])
-    merged = merge([Layer("weak", weak), Layer("strong", strong)])
-    assert merged == {"a": {"b": 1, "c": [3]}, "data": {"targets": {"y": "2"}, "root": "r"}, "d": None}
+    assert merge(weak, strong) == {"a": {"b": 1, "c": [3]}, "d": None, "e": 2}
     assert yaml.safe_dump([weak, strong]) == before

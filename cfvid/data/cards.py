@@ -6,6 +6,7 @@ The cards are the YAML files of datasets/; one is a `Card`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
@@ -62,6 +63,8 @@ class Protocol(_CardSection):
     """Clips per video, uniformly spaced, whose scores are averaged."""
     crops: Count | None = None
     """Crops per clip."""
+    mirrored: bool = True
+    """Whether training may mirror samples: not where classes differ by left and right."""
     notes: Text | None = None
 
 
@@ -136,6 +139,16 @@ def read_card(name: str) -> Card:
         except ValidationError as error:
             faults = faults_from(error, model=Card, layers=[layer], values=layer.values)
     raise ConfigError(f"The card {path} has faults:\n" + "\n".join(f"    {fault}" for fault in faults))
+
+
+def not_mirrored(names: Iterable[str]) -> str | None:
+    """The first of these names that is of a data set whose card says that samples are not mirrored."""
+    known = {name.replace("-", "_"): name for name in names}
+    for name in card_names():
+        protocol = read_card(name).protocol if name in known else None
+        if protocol is not None and not protocol.mirrored:
+            return known[name]
+    return None
 
 
 def deviations(card: Card, manifest: Manifest, *, fold: int | None = None) -> list[str]:

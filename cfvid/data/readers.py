@@ -22,11 +22,10 @@ from cfvid.data.shards import read_shards
 from cfvid.data.subsets import keep_classes, keep_samples
 from cfvid.errors import DataError
 from cfvid.media.source import is_url
-from cfvid.sections.data import DataConfig, SourceConfig
+from cfvid.sections.data import EMBEDDED_PREFIX, DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_PREFIX = "embedded:"
 _LONGEST_HEADER = 10_000
 
 

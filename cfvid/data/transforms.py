@@ -29,6 +29,11 @@ def resize_short_side(frames_TCHW: torch.Tensor, size: int) -> torch.Tensor:
     return F.resize(frames_TCHW, shape, antialias=True)
 
 
+def squeeze(frames_TCHW: torch.Tensor, size: int) -> torch.Tensor:
+    """Scale to `size` x `size`, whatever the aspect ratio."""
+    return F.resize(frames_TCHW, [size, size], antialias=True)
+
+
 def random_resized_crop(
     frames_TCHW: torch.Tensor, size: int, *, scale: Range, ratio: Range, rng: np.random.Generator
 ) -> torch.Tensor:

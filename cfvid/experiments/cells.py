@@ -17,7 +17,15 @@ from typing import Any
 
 from cfvid.config import RunConfig
 from cfvid.errors import ConfigError
-from cfvid.experiments.spec import ArmConfig, ExperimentConfig, Settings, SizeName, layer_of, read_settings
+from cfvid.experiments.spec import (
+    ArmConfig,
+    ExperimentConfig,
+    Settings,
+    SizeName,
+    layer_of,
+    on_data_of,
+    read_settings,
+)
 from cfvid.loading import resolve_layers
 from cfvid.stages.estimate import can_estimate
 from cfvid.yaml_layers import Layer
@@ -94,6 +102,7 @@ def expand(
     Raises:
         ConfigError: when the size does not exist, or a run's configuration has faults.
     """
+    experiment = on_data_of(experiment, size, [layer for layer in (config, overrides) if layer is not None])
     chosen = experiment.sizes.get(size)
     if chosen is None:
         raise ConfigError(f"This experiment has no size {size!r}.", fix=f"It has {', '.join(experiment.sizes)}.")
@@ -116,7 +125,8 @@ def expand(
             *([config] if config else []),
             layer_of(settings, name=f"point {point}"),
         ]
-        maker = _Maker(experiment, common, point, seed, output, overrides)
+        axis = experiment.axis_of(chosen)
+        maker = _Maker(experiment, common, point, axis.scale.get(point, {}) if axis else {}, seed, output, overrides)
         groups.append(Group(point, seed, list(maker.cells(wanted))))
     _check_folders(groups)
     return groups
@@ -129,6 +139,8 @@ class _Maker:
     experiment: ExperimentConfig
     common: Sequence[Layer]
     point: str
+    scale: Mapping[str, float]
+    """What the point multiplies."""
     seed: int
     output: Path
     overrides: Layer | None
@@ -188,9 +200,11 @@ class _Maker:
         layers = [*self.common, layer_of(own, name=f"arm {name}")]
         fixed = {"seed": self.seed, "transfer.seeds": [self.seed], "transfer.networks": [arm.network]}
         layers += [layer_of(fixed, name="experiment"), *([self.overrides] if self.overrides else [])]
-        if arm.scale:
+        keys = dict.fromkeys([*self.scale, *arm.scale])
+        if keys:
+            factors = {key: self.scale.get(key, 1.0) * arm.scale.get(key, 1.0) for key in keys}
             values = resolve_layers(self.experiment.modality, layers).plain()
-            layers.append(layer_of(_scaled(values, arm.scale, name), name=f"arm {name}"))
+            layers.append(layer_of(_scaled(values, factors, name), name=f"arm {name}"))
         return layers
 
     def _folder(self, arm: str) -> Path:

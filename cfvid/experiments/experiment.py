@@ -18,7 +18,7 @@ from cfvid.experiments.page import text_table, write_page
 from cfvid.experiments.predictions import overall_predictions, predictions
 from cfvid.experiments.results import collect
 from cfvid.experiments.runner import Failure, run_groups
-from cfvid.experiments.spec import ExperimentConfig, SizeName
+from cfvid.experiments.spec import ExperimentConfig, SizeName, on_data_of
 from cfvid.experiments.verdict import cautions, verdicts
 from cfvid.folder_lock import own_folder
 from cfvid.preflight import Faults, check
@@ -64,6 +64,7 @@ def run_experiment(
         CfvidError: when runs failed; the results of the others are written first.
         Interrupted: after a signal; the results so far are written first.
     """
+    experiment = on_data_of(experiment, size, [layer for layer in (config, overrides) if layer is not None])
     groups = expand(experiment, size=size, output=output, config=config, overrides=overrides)
     check_groups(groups)
     failures: list[Failure] = []

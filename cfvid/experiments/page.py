@@ -241,7 +241,7 @@ def _settings(config: Mapping[str, Any]) -> str:
     rows = [
         ["N_pre", f"{config['pretrain']['arch']}, {pretrain['epochs']} epochs, batch {pretrain['batch_size']}"],
         ["N_cf", f"{config['retrain']['arch'] or config['pretrain']['arch']}, {retrain['epochs']} epochs"],
-        ["K", str(config["cluster"]["num_clusters"])],
+        ["K", str(config["cluster"]["num_clusters"] or "from the size of the pool")],
         ["layer of the features", config["extract"]["layer"] or "output of the trunk"],
         ["input", ", ".join(f"{key} {value}" for key, value in config["input"].items() if key.endswith("size"))],
     ]

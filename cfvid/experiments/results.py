@@ -131,7 +131,8 @@ def _scores(cells: Sequence[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
     outcomes: dict[Place, dict[PointArm, dict[int, Values]]] = {}
     scores, missing = [], []
     for cell in cells:
-        for target, protocol in itertools.product(cell.config.data.targets, cell.config.transfer.protocols):
+        asked = [(t, p) for t in cell.config.data.targets for p in cell.config.transfer.protocols_of(t)]
+        for target, protocol in asked:
             network = cell.network if cell.network != "random" else f"random-seed{cell.seed}"
             folder = cell.folder / "transfer" / target / network / f"{protocol}-seed{cell.seed}"
             if not is_complete(folder):

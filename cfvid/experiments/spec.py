@@ -5,6 +5,7 @@ One YAML file below configs/experiments/ describes one experiment; see any of th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -14,7 +15,10 @@ from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
 from cfvid.loading import read_named
 from cfvid.sections.base import Integer, Positive, Section, distinct
+from cfvid.sections.data_layers import names_data
 from cfvid.yaml_layers import Layer
+
+logger = logging.getLogger(__name__)
 
 SizeName = Literal["smoke", "small", "paper"]
 Settings = dict[str, Any]
@@ -50,11 +54,16 @@ class AxisConfig(Section):
     """Or settings by the name of each point."""
     ordered: bool = True
     """Whether there is a way from the first point to the last, along which a gain can grow."""
+    scale: dict[str, dict[str, Positive]] = {}
+    """By the name of a point: numbers of its runs' configuration that are multiplied, as those of arms are."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if bool(self.points) == bool(self.key and self.values):
             raise ValueError("an axis has either a key with values, or points")
+        unknown = [point for point in self.scale if point not in self.settings()]
+        if unknown:
+            raise ValueError(f"scale: there is no point {unknown[0]!r}")
         return self
 
     def settings(self) -> dict[str, Settings]:
@@ -62,11 +71,9 @@ class AxisConfig(Section):
         return self.points or {str(value): {str(self.key): value} for value in self.values}
 
 
-class SizeConfig(Section):
-    """How large an experiment is run."""
+class PlanConfig(Section):
+    """Which runs an experiment has."""
 
-    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)]
-    """Each repeats everything: pretraining, clustering, retraining and transfer."""
     axis: AxisConfig | None = None
     """Instead of the experiment's, where its settings depend on the data."""
     points: list[str] | None = None
@@ -75,6 +82,15 @@ class SizeConfig(Section):
     """Only these arms."""
     set: Settings = {}
     """Configuration of all its runs."""
+
+
+class SizeConfig(PlanConfig):
+    """How large an experiment is run."""
+
+    seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)]
+    """Each repeats everything: pretraining, clustering, retraining and transfer."""
+    any_data: bool = False
+    """Whether all of this also fits other data than those that it names; see `ExperimentConfig.own_data`."""
 
 
 class PaperTable(Section):
@@ -107,6 +123,9 @@ class ExperimentConfig(Section):
     set: Settings = {}
     """Configuration of all runs."""
     sizes: dict[SizeName, SizeConfig]
+    own_data: PlanConfig = PlanConfig()
+    """The runs on data that a user's configuration names. Of a size that names data itself, in its settings or its
+    axis, only the seeds are left then: what was chosen for its data would be wrong for others."""
     paper: list[PaperTable] = []
 
     @model_validator(mode="after")
@@ -117,20 +136,24 @@ class ExperimentConfig(Section):
             named += [(f"arms.{name}.starts_from", arm.starts_from)] if arm.starts_from else []
             named += [(f"arms.{name}.teachers", teacher) for teacher in arm.teachers]
         for name, size in self.sizes.items():
-            named += [(f"sizes.{name}.arms", arm_name) for arm_name in size.arms or []]
-            absent = [point for point in size.points or [] if point not in self.points(size)]
-            if absent:
-                raise ValueError(f"sizes.{name}.points: the axis has no point {absent[0]!r}")
+            named += self._names_in(f"sizes.{name}", size)
+        named += self._names_in("own_data", self.own_data)
         for key, arm_name in named:
             if arm_name not in self.arms:
                 raise ValueError(f"{key}: there is no arm {arm_name!r}; there are {', '.join(self.arms)}")
         return self
 
-    def axis_of(self, size: SizeConfig) -> AxisConfig | None:
-        """What varies at this size."""
+    def _names_in(self, key: str, plan: PlanConfig) -> list[tuple[str, str]]:
+        absent = [point for point in plan.points or [] if point not in self.points(plan)]
+        if absent:
+            raise ValueError(f"{key}.points: the axis has no point {absent[0]!r}")
+        return [(f"{key}.arms", arm_name) for arm_name in plan.arms or []]
+
+    def axis_of(self, size: PlanConfig) -> AxisConfig | None:
+        """What varies at a size, or on a user's data."""
         return size.axis or self.axis
 
-    def points(self, size: SizeConfig) -> dict[str, Settings]:
+    def points(self, size: PlanConfig) -> dict[str, Settings]:
         """The settings of each point of the axis; one point without a name where there is no axis."""
         axis = self.axis_of(size)
         return axis.settings() if axis else {"": {}}
@@ -175,6 +198,29 @@ def read_settings(experiment: ExperimentConfig, size: SizeName) -> Layer:
     if faults:
         raise _refusal(faults, of="file of settings")
     return layer.section(size)
+
+
+def on_data_of(experiment: ExperimentConfig, size: SizeName, layers: Sequence[Layer]) -> ExperimentConfig:
+    """The experiment on the data that a user's layers name, where they name any; see `ExperimentConfig.own_data`.
+
+    Args:
+        experiment: as its file has it.
+        size: gives the seeds.
+        layers: the user's configuration and command line.
+
+    Raises:
+        ConfigError: when the experiment's file of settings has faults.
+    """
+    chosen = experiment.sizes.get(size)
+    if chosen is None or chosen.any_data or not any(names_data(layer.values) for layer in layers):
+        return experiment
+    points = [layer_of(settings, name=point) for point, settings in experiment.points(chosen).items()]
+    of_size = [read_settings(experiment, size), layer_of(chosen.set, name=size), *points]
+    if not any(names_data(layer.values) for layer in of_size):
+        return experiment
+    logger.info("experiment: data are named, so that of the size %s only the seeds are used", size)
+    own = SizeConfig(seeds=chosen.seeds, any_data=True, **dict(experiment.own_data))
+    return experiment.model_copy(update={"settings": None, "sizes": {**experiment.sizes, size: own}})
 
 
 def narrowed(

@@ -36,6 +36,9 @@ class ImageInput(Section):
     augment_on: Literal["worker", "device"] = "worker"
     """Where training crops are mirrored and their colours changed: each in its decoding process, or whole batches on
     the network's device, by other draws from the same distribution. Decoding processes have less to do then."""
+    eval_shape: Literal["crop", "whole"] = "crop"
+    """What evaluation looks at: crops of the picture, whose shorter side is scaled to `resize`; or the whole picture,
+    squeezed into the square without a crop."""
     extract_crops: Count = 1
     """Evaluation crops whose features are averaged."""
     score_crops: Count = 1
@@ -47,6 +50,8 @@ class ImageInput(Section):
     def _sizes_agree(self) -> ImageInput:
         if self.resize < self.crop_size:
             raise ValueError(f"resize ({self.resize}) must be at least crop_size ({self.crop_size})")
+        if self.eval_shape == "whole" and (self.extract_crops, self.score_crops) != (1, 1):
+            raise ValueError("eval_shape: whole is one look at a picture, so that extract_crops and score_crops are 1")
         return self
 
 
@@ -95,6 +100,8 @@ def augmented(views: torch.Tensor, seeds: Sequence[int], options: ImageInput) ->
 
 def views_of(image_1CHW: torch.Tensor, options: ImageInput, look: Look, seed: int) -> torch.Tensor:
     """One training crop, or the evaluation crops: uint8, (V, 3, S, S)."""
+    if look != "train" and options.eval_shape == "whole":
+        return transforms.squeeze(image_1CHW, options.crop_size)
     if look != "train":
         resized = transforms.resize_short_side(image_1CHW, options.resize)
         num_crops = options.extract_crops if look == "extract" else options.score_crops

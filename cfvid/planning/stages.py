@@ -14,6 +14,7 @@ from cfvid.artifacts import Record, is_complete
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.data.manifest import Manifest
 from cfvid.features import KIND as FEATURES_KIND
+from cfvid.modalities.base import Modality
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import LayerFeatures, Network, build_network, feature_dims
 from cfvid.planning.arithmetic import cluster_bytes, cluster_memory, comparisons, probe_memory, store_bytes
@@ -40,7 +41,7 @@ def works_of(run: Run, stages: Collection[str]) -> list[Work]:
         if name in stages
     ]
     if "transfer" in stages:
-        works += [_transfer(run, read_target(run, name)) for name in run.config.data.targets]
+        works += [_transfer(run.for_target(name), read_target(run, name)) for name in run.config.data.targets]
     return works
 
 
@@ -59,7 +60,7 @@ def _pretrain(run: Run) -> Work:
         lambda: task.build()[0],
         min(training.batch_size, len(task.samples)),
         # The networks of questions have other inputs than those of labels, which all further training has.
-        ("labels" if config.pretrain.task == "labels" else config.pretrain.task, config.pretrain.arch),
+        _kind(modality, "labels" if config.pretrain.task == "labels" else config.pretrain.task, config.pretrain.arch),
         times=training.epochs,
         objective=lambda: task.objective,
         training=Training(training),
@@ -94,7 +95,8 @@ def _extract(run: Run) -> Work:
 
 def _cluster(run: Run) -> Work:
     config, ids = run.config.cluster, pool_ids(run)
-    num, num_clusters = len(ids), _num_classes(run)
+    num = len(ids)
+    num_clusters = _num_classes(run, num)
     [own_dim] = _dims(run, run.config.pretrain.arch, (run.config.extract.layer,))
     dim = own_dim + sum(store_dims(run.config))
     points_dim = config.pca_dim or dim
@@ -147,12 +149,12 @@ def _retrain(run: Run) -> Work:
     pool, arch, training = run.manifest("clusterfit").split("train"), config.retrain_arch, config.retrain.training
     num = max(2, round(config.retrain.keep_nearest * len(pool)))
     samples = pool if num >= len(pool) else pool.select(pool.ids[:num])
-    num_classes = _num_classes(run)
+    num_classes = _num_classes(run, len(pool))
     trained = Pass(
         Looks(samples, run.modality, "train"),
         lambda: build_network(arch, num_classes=num_classes, seed=0),
         min(training.batch_size, len(samples)),
-        ("labels", arch),
+        _kind(run.modality, "labels", arch),
         times=training.epochs,
         objective=lambda: _any_targets(samples, num_classes),
         training=Training(training),
@@ -166,11 +168,13 @@ def _retrain(run: Run) -> Work:
     )
 
 
-def _num_classes(run: Run) -> int:
-    """How many clusters there will be, at most; without a K of the user's, one for each label."""
-    if run.config.cluster.method in WITH_K:
-        return run.config.cluster.num_clusters
-    return max(2, len(set(expected_labels(run).values())))
+def _num_classes(run: Run, num_samples: int) -> int:
+    """How many clusters there will be, at most; for methods without a K, one for each label."""
+    method = run.config.cluster.method
+    num_labels = 0 if method == "kmeans" else len(set(expected_labels(run).values()))
+    if method in WITH_K:
+        return run.config.cluster.clusters_of(num_samples, num_labels=num_labels)
+    return max(2, num_labels)
 
 
 def _any_targets(samples: Manifest, num_classes: int) -> PseudoTargets:
@@ -190,7 +194,7 @@ def _transfer(run: Run, target: Target) -> Work:
     for seed, name in itertools.product(config.seeds, config.networks):
         arch = run.config.retrain_arch if name == "n_cf" else run.config.pretrain.arch
         home = run.folder / "transfer" / target.name / (f"random-seed{seed}" if name == "random" else name)
-        left = [p for p in config.protocols if not is_complete(home / f"{p}-seed{seed}")]
+        left = [p for p in config.protocols_of(target.name) if not is_complete(home / f"{p}-seed{seed}")]
         todo += len(left)
         for protocol in left:
             if protocol in TRAINED:
@@ -228,7 +232,7 @@ def _trained_passes(run: Run, target: Target, protocol: str, arch: str) -> Itera
     """The training on a target, then the scoring."""
     config, num_classes = run.config.transfer, len(target.classes)
     training = Training(config.finetune, config.finetune.part_lrs)
-    kind: tuple[Hashable, ...] = ("labels", arch)
+    kind = _kind(run.modality, "labels", arch)
 
     def build() -> nn.Module:
         return build_network(arch, num_classes=num_classes, seed=0)
@@ -238,7 +242,7 @@ def _trained_passes(run: Run, target: Target, protocol: str, arch: str) -> Itera
 
     if protocol == "heads":
         layers, heads = [None, *config.linear.layers], config.heads.of_target(target.name)
-        training, kind = Training(heads), ("heads", arch, tuple(layers))
+        training, kind = Training(heads), _kind(run.modality, "heads", arch, tuple(layers))
 
         def build() -> nn.Module:
             trunk, shape = build_network(arch, num_classes=1, seed=0).trunk, run.modality.example(1).shape
@@ -267,8 +271,13 @@ def _features_pass(run: Run, arch: str, looks: Looks, layers: Sequence[str | Non
         looks,
         lambda: LayerFeatures(build_network(arch, num_classes=1, seed=0).trunk, layers),
         run.config.extract.batch_size,
-        ("features", arch),
+        _kind(run.modality, "features", arch),
     )
+
+
+def _kind(modality: Modality, *what: Hashable) -> tuple[Hashable, ...]:
+    """What steps have to have in common to take equally long: targets may be looked at in another size."""
+    return (*what, tuple(modality.example(1).shape))
 
 
 def _trained_text(trained: Pass) -> str:

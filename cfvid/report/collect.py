@@ -55,13 +55,15 @@ def collect(run: Run) -> dict[str, Any]:
     add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
     gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]})
     stages = _stages(run, scores)
-    missing = [f"{stage['name']} ({stage['note']})" for stage in stages if stage["state"] != "done"]
+    missing = [f"{stage['name']} ({stage['note']})" for stage in stages if stage["state"] in ("begun", "missing")]
     archs = (run.config.pretrain.arch, run.config.retrain_arch)
     report = {
         "cfvid": __version__,
         "modality": run.config.modality,
         "seed": run.config.seed,
-        "headline": headline(gains, folds=run.config.transfer.folds),
+        "headline": (
+            headline(gains, folds=run.config.transfer.folds) if run.config.data.targets else _without_targets(run)
+        ),
         "cautions": [
             *cautions_of(gains, num_scored=num_scored, archs=archs),
             *leaks_of(run, scores, hits, problems),
@@ -113,7 +115,7 @@ def _records(run: Run, problems: list[str]) -> dict[str, Record]:
 
 
 def _stages(run: Run, scores: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Each stage's `name`, `state` (done, begun or missing) and a `note`."""
+    """Each stage's `name`, `state` (done, begun, missing or idle) and a `note`."""
     stages = []
     for name in _KINDS:
         if is_complete(run.folder / name):
@@ -122,11 +124,13 @@ def _stages(run: Run, scores: Sequence[Mapping[str, Any]]) -> list[dict[str, str
             stages.append({"name": name, "state": "begun", "note": "begun, not finished"})
         else:
             stages.append({"name": name, "state": "missing", "note": "not begun"})
+    if not run.config.data.targets:
+        return [*stages, {"name": "transfer", "state": "idle", "note": "no targets are named"}]
     config = run.config.transfer
     asked = {
         (target, protocol, network, seed)
         for target in run.config.data.targets
-        for protocol in config.protocols
+        for protocol in config.protocols_of(target)
         for network in config.networks
         for seed in config.seeds
     }
@@ -135,6 +139,20 @@ def _stages(run: Run, scores: Sequence[Mapping[str, Any]]) -> list[dict[str, str
     state = "done" if num_done == len(asked) else "begun" if num_done else "missing"
     stages.append({"name": "transfer", "state": state, "note": f"{num_done} of {len(asked)} evaluations"})
     return stages
+
+
+def _without_targets(run: Run) -> dict[str, Any]:
+    """The headline of a run that has nothing to be scored on: where its results lie."""
+    if not is_complete(run.folder / "retrain" / "network"):
+        return {"answer": "N_cf is not trained yet, and no targets are named to score it on.", "details": []}
+    return {
+        "answer": "N_cf is trained. No targets are named, so that nothing was scored.",
+        "details": [
+            f"N_cf is in {run.folder / 'retrain' / 'network'}; cfvid export writes it for other programs.",
+            f"The pseudo-labels are in {run.folder / 'cluster' / 'pseudo_labels.parquet'}.",
+            "To learn whether it transfers better than N_pre, name a labelled data set in data.targets and run again.",
+        ],
+    }
 
 
 def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:

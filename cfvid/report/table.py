@@ -15,6 +15,8 @@ def text_table(report: Mapping[str, Any]) -> str:
     """The answer, the scores and what to be careful about, as lines of plain text."""
     gains = report["gains"]
     lines = [report["headline"]["answer"], ""]
+    if not report["targets"]:
+        lines += report["headline"]["details"]
     if gains:
         networks = list(dict.fromkeys(name for entry in gains for name in entry["networks"]))
         heads = ["target", "protocol", "metric", *networks, "gain", "chance"]

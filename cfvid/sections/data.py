@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cfvid.sections.base import Count, Fraction, Section
+from cfvid.sections.base import Count, Fraction, Number, Section
+
+EMBEDDED_PREFIX = "embedded:"
+"""Begins the path of a data set that cfvid draws itself."""
 
 
 class SourceConfig(Section):
@@ -38,7 +41,7 @@ class SourceConfig(Section):
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
         if self.class_share is not None and self.class_share[0] >= self.class_share[1]:
             raise ValueError(f"class_share goes from {self.class_share[0]} to {self.class_share[1]}")
-        if self.per_class is not None and self.kind != "embedded" and not self.path.startswith("embedded:"):
+        if self.per_class is not None and self.kind != "embedded" and not self.path.startswith(EMBEDDED_PREFIX):
             raise ValueError("per_class is for embedded sets; max_samples limits others")
         return self
 
@@ -74,14 +77,28 @@ class DataConfig(Section):
     """Folder at which relative paths of sources start; by default the working directory."""
     pretrain: Sources
     """D_pre: samples for N_pre, labelled unless `pretrain.task` needs no labels. A path, or a list of sources that are
-    put together."""
+    put together. By default the same as `clusterfit`."""
     clusterfit: Sources | None = None
     """D_cf: the pool that is clustered and retrained on, labels unused. By default the same as `pretrain`."""
     max_clusterfit: Count | None = None
     """At most this many training samples of D_cf, drawn by their ids."""
-    targets: dict[TargetName, Sources]
-    """Transfer targets by name; each needs labels and both splits."""
+    clusterfit_share: Annotated[Number, Field(gt=0.0, le=1.0)] = 1.0
+    """This share of the training samples of D_cf, drawn by their ids."""
+    targets: dict[TargetName, Sources] = {}
+    """Transfer targets by name; each needs labels and both splits. Without any, the run ends with N_cf."""
     skip_budget: Fraction = 0.05
     """Largest share of unreadable samples that a stage accepts."""
     trusted_roots: list[str] = []
     """Folders that manifest paths may lead to besides their own root."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pools_stand_in_for_each_other(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("pretrain") is not None:
+            return values
+        if values.get("clusterfit") is None:
+            raise ValueError(
+                "names no samples to learn from; give pretrain, or clusterfit (the pool to be clustered): where data "
+                "of your own are named, nothing that cfvid draws stands in for the others"
+            )
+        return {**values, "pretrain": values["clusterfit"], "clusterfit": None}

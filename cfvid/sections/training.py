@@ -24,7 +24,8 @@ class TrainingConfig(Section):
     decay_norm_and_bias: bool = False
     """Whether weight decay also applies to normalisation layers and biases."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: Annotated[Number, Field(ge=0.0)] = 0.0
+    warmup_epochs: Annotated[Number, Field(ge=0.0)] | None = 0.0
+    """Epochs over which the learning rate rises from 0; null: a tenth of all epochs, at most five."""
     milestones: list[Count] = []
     """Epochs at which `schedule: step` multiplies the learning rate by `gamma`."""
     gamma: Positive = 0.1
@@ -50,6 +51,11 @@ class TrainingConfig(Section):
             raise ValueError("milestones must be ascending and distinct")
         if self.milestones and self.milestones[-1] >= self.epochs:
             raise ValueError(f"the milestone {self.milestones[-1]} is not before the end, epochs: {self.epochs}")
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+        if self.warmup_epochs is not None and 0 < self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
         return self
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of warm-up: those given, else a tenth of all epochs, at most five (the paper's five of 105)."""
+        return min(5.0, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs

@@ -122,6 +122,13 @@ ProtocolName = Literal["linear", "knn", "svm", "low_shot", "retrieval", "heads",
 """Of transfer; `svm` is for targets whose samples may have several labels."""
 
 
+class TransferInputConfig(Section):
+    """How a target's samples are looked at, where that differs from the run's `input`."""
+
+    by_target: dict[TargetName, dict[str, Any]] = {}
+    """Keys of `input` that are otherwise for a target: `something-v1: {flip: false}`."""
+
+
 class TransferConfig(Section):
     """Which networks are scored, how, and how often."""
 
@@ -131,6 +138,11 @@ class TransferConfig(Section):
         "random",
     ]
     protocols: Annotated[list[ProtocolName], Field(min_length=1), AfterValidator(distinct)] = ["linear", "finetune"]
+    protocols_by_target: dict[
+        TargetName, Annotated[list[ProtocolName], Field(min_length=1), AfterValidator(distinct)]
+    ] = {}
+    """Instead of `protocols` for a target: `voc07: [svm]`."""
+    input: TransferInputConfig = TransferInputConfig()
     seeds: Annotated[list[Integer], Field(min_length=1), AfterValidator(distinct)] = [0]
     """Each repeats the probe's held-out choice, fine-tuning and the random network with other draws."""
     folds: dict[TargetName, Annotated[list[TargetName], Field(min_length=2), AfterValidator(distinct)]] = {}
@@ -148,3 +160,7 @@ class TransferConfig(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     heads: HeadsConfig = HeadsConfig()
     finetune: FinetuneConfig
+
+    def protocols_of(self, target: str) -> list[ProtocolName]:
+        """The protocols for one target."""
+        return self.protocols_by_target.get(target, self.protocols)

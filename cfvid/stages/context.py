@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 CONFIG_NAME = "config.yaml"
 MAPPED_NAME = ".manifests"
 """Of a folder that is there while several processes work."""
-_UNUSED = {"cache_short_side": None, "augment_on": "worker"}
+_UNUSED = {"cache_short_side": None, "augment_on": "worker", "eval_shape": "crop"}
 """Of input options."""
 
 
@@ -206,8 +206,9 @@ class Run:
                     suffixes=self.modality.suffixes,
                     cache=cache_folder(self.config.runtime.cache),
                 )
-            if name == "clusterfit" and data.max_clusterfit is not None:
-                manifest = keep_samples(manifest, data.max_clusterfit, split="train")
+            if name == "clusterfit" and (data.max_clusterfit is not None or data.clusterfit_share < 1):
+                num = max(1, round(data.clusterfit_share * len(manifest.split("train"))))
+                manifest = keep_samples(manifest, min(num, data.max_clusterfit or num), split="train")
                 logger.info("clusterfit: limited to %d samples", len(manifest.split("train")))
             self._manifests[name] = manifest
         return self._manifests[name]
@@ -322,6 +323,10 @@ class Run:
         other = copy.copy(self)
         other.modality = build_modality(self.config.model_copy(update={"input": options}))
         return other
+
+    def for_target(self, name: str) -> Run:
+        """The same run, which looks at samples as is asked for this target."""
+        return self.looking(self.config.input_of(name).model_dump())
 
     def input_for(self, *looks: Look) -> dict[str, Any]:
         """The input options that matter for these looks: keys named for another look are left out, and so are options

@@ -129,7 +129,7 @@ def _stability(run: Run, engine: KMeansEngine, projection: Projection) -> float 
         projection.transform(store.gather(store.ids)),
         seed=run.config.seed,
         num_seeds=NUM_SEEDS,
-        num_clusters=config.num_clusters,
+        num_clusters=config.clusters_of(len(store)),
         spherical=config.distance == "spherical",
         iterations=config.iterations,
         restarts=config.restarts,

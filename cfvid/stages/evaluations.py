@@ -113,7 +113,7 @@ def evaluations(run: Run) -> Iterator[Evaluation]:
         for seed in config.seeds:
             for candidate in _candidates(run, seed):
                 home = run.folder / "transfer" / name / candidate.folder_name
-                for protocol in config.protocols:
+                for protocol in config.protocols_of(name):
                     yield Evaluation(target, candidate, protocol, seed, home)
 
 
@@ -125,16 +125,18 @@ def read_target(run: Run, name: str) -> Target:
             protocol asks for one.
     """
     fit = ANY_LABEL if name in run.config.transfer.any_label else MULTI_LABEL
-    unfit = [protocol for protocol in run.config.transfer.protocols if protocol not in fit]
+    protocols = run.config.transfer.protocols_of(name)
+    unfit = [protocol for protocol in protocols if protocol not in fit]
     # For a machine of each class what shows nothing but unsure labels is still no example of all others.
-    or_unsure = all(protocol in MULTI_LABEL for protocol in run.config.transfer.protocols)
+    or_unsure = all(protocol in MULTI_LABEL for protocol in protocols)
     target = Target(name, *(run.labelled(name, split, or_unsure=or_unsure) for split in ("train", "val")))
     several = [*target.train.labels_by_id.with_several()[:1], *target.val.labels_by_id.with_several()[:1]]
     if several and unfit:
         raise DataError(
             f"{name}: {', '.join(unfit)} needs one label per sample; {several[0]} has several.",
-            fix=f"Keep the samples with one label, or set transfer.protocols to {', '.join(MULTI_LABEL)} alone. Where "
-            f"any label is a right answer, name the target in transfer.any_label; {', '.join(ANY_LABEL)} can do that.",
+            fix=f"Keep the samples with one label, or set transfer.protocols_by_target.{name} to "
+            f"[{', '.join(MULTI_LABEL)}]. Where any label is a right answer, name the target in transfer.any_label; "
+            f"{', '.join(ANY_LABEL)} can do that.",
         )
     if len(target.classes) < 2:
         raise DataError(f"{name}: a target needs at least two classes, its training split has one.")

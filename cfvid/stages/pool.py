@@ -50,13 +50,15 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
     config, seed = run.config.cluster, derive(run.config.seed, "cluster")
     store_dims(run.config)
     store = FeatureStore(run.folder / "extract")
+    labels = pool_labels(run) if config.method in WITH_LABELS else {}
+    num_clusters = config.clusters_of(len(store), num_labels=len(set(labels.values())))
+    config = config.model_copy(update={"num_clusters": num_clusters})
     projection = Projection(l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed)
     if engine_name(run.config, store=store.record) == StreamingEngine.name:
         check_counts(run.config, num_samples=len(store), labels={})
         points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
         return Pool(store.ids, None, points_NP, engine, config, seed, label_of={}), projection
     ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
-    labels = pool_labels(run) if config.method in WITH_LABELS else {}
     label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels}
     check_counts(run.config, num_samples=len(ids), labels=label_of)
     projection.fit(features_ND)
@@ -220,7 +222,8 @@ def check_counts(config: RunConfig, *, num_samples: int, labels: dict[str, str])
     Raises:
         ConfigError: when there are fewer samples than clusters, fewer clusters than labels, or no labels.
     """
-    method, num_clusters = config.cluster.method, config.cluster.num_clusters
+    method = config.cluster.method
+    num_clusters = config.cluster.clusters_of(num_samples, num_labels=len(set(labels.values())))
     if method in WITH_LABELS and not labels:
         raise ConfigError(
             f"cluster.method is {method}, but no sample of the pool has a label.",

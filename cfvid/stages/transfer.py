@@ -44,10 +44,13 @@ def transfer(run: Run) -> Path:
         DataError: when a target has no labels, one class, or unseen classes in val; or several labels per sample, and
             the protocol is not for that.
     """
+    if not run.config.data.targets:
+        logger.info("transfer: no targets are named (data.targets), so that nothing is scored")
     for evaluation in evaluations(run):
-        with run.claimed(evaluation.folder, _inputs(run, evaluation), kind=KIND) as done:
+        looking = run.for_target(evaluation.target.name)
+        with run.claimed(evaluation.folder, _inputs(looking, evaluation), kind=KIND) as done:
             if not done:
-                _score(run, evaluation)
+                _score(looking, evaluation)
     return run.folder / "transfer"
 
 
@@ -59,7 +62,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
         DataError: as `transfer`.
     """
     for evaluation in evaluations(run):
-        yield evaluation.folder, _inputs(run, evaluation)
+        yield evaluation.folder, _inputs(run.for_target(evaluation.target.name), evaluation)
 
 
 def _inputs(run: Run, evaluation: Evaluation) -> dict[str, Any]:

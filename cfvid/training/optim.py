@@ -95,10 +95,11 @@ def learning_rate(config: TrainingConfig, *, epoch: float, step_epochs: float = 
 
     The warm-up counts the step's own length, `step_epochs`: the first step would otherwise have a rate of 0.
     """
-    if epoch < config.warmup_epochs:
-        return config.lr * min(1.0, (epoch + step_epochs) / config.warmup_epochs)
+    warmup = config.warmup
+    if epoch < warmup:
+        return config.lr * min(1.0, (epoch + step_epochs) / warmup)
     if config.schedule == "cosine":
-        progress = (epoch - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs)
+        progress = (epoch - warmup) / max(1e-9, config.epochs - warmup)
         return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     if config.schedule == "step":
         return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)

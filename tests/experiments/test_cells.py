@@ -85,9 +85,12 @@ def test_overrides_are_stronger_than_all_else(tmp_path: Path) -> None:
 
 
 def test_a_configuration_of_other_data_is_stronger_than_the_size_and_weaker_than_points(tmp_path: Path) -> None:
-    other = layer_of({"seed": 7, "data": {"targets": {"mine": "pictures"}}, "pretrain.label_noise": 0.9}, name="mine")
-    spec = experiment(sizes={"smoke": {"seeds": [3], "points": ["0.5"], "set": {"data.targets": {"its": "own"}}}})
-    [group] = expand(spec, size="smoke", output=tmp_path, config=other)
+    other = layer_of(
+        {"seed": 7, "data": {"pretrain": "pool", "targets": {"mine": "pictures"}}, "pretrain.label_noise": 0.9},
+        name="mine",
+    )
+    size = {"seeds": [3], "points": ["0.5"], "any_data": True, "set": {"data.targets": {"its": "own"}}}
+    [group] = expand(experiment(sizes={"smoke": size}), size="smoke", output=tmp_path, config=other)
     for cell in group.cells:
         assert list(cell.config.data.targets) == ["mine"]
         assert cell.config.pretrain.label_noise == 0.5

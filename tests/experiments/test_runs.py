@@ -44,9 +44,6 @@ def experiment(pictures: Path, **changes: Any) -> ExperimentConfig:
     """Two points, two seeds, on tiny pictures."""
     settings = tiny_values(pictures, transfer__protocols=["linear"], pretrain__training__epochs=1)
     settings["retrain"]["training"]["epochs"] = 1
-    trainings = [settings[stage]["training"] for stage in ("pretrain", "retrain")]
-    for training in [*trainings, settings["transfer"]["finetune"]]:
-        training["warmup_epochs"] = 0.0  # the shipped defaults have one epoch of it
     values: dict[str, Any] = {
         "title": "A test",
         "question": "Does it run?",

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 def kmeans(pool: Pool) -> Grouping:
     """See `cfvid.clustering.methods.base.Method`."""
-    fitted = fit(pool, pool.points_NP, num_clusters=pool.config.num_clusters, seed=pool.seed)
+    fitted = fit(pool, pool.points_NP, num_clusters=pool.config.clusters_of(len(pool.ids)), seed=pool.seed)
     if fitted.num_fitted < len(pool.ids):
         logger.info(
             "cluster: centroids were fitted on %d of %d samples (max_points_per_centroid is %d)",

@@ -23,7 +23,7 @@ def per_label(pool: Pool) -> Grouping:
         ConfigError: when there are fewer clusters than labels, or fewer samples with a label than clusters.
     """
     rows_of = pool.rows_by_label()
-    counts = share_out(pool.config.num_clusters, {label: len(rows) for label, rows in rows_of.items()})
+    counts = share_out(pool.config.clusters_of(len(pool.ids)), {label: len(rows) for label, rows in rows_of.items()})
     fits = {
         label: fit(pool, pool.points_NP[rows], num_clusters=counts[label], seed=derive(pool.seed, "label", label))
         for label, rows in rows_of.items()
