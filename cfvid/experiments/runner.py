@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from tqdm import tqdm
 
+from cfvid.child_processes import new_process
 from cfvid.errors import CfvidError, Interrupted
 from cfvid.experiments.cells import Cell, Group
 from cfvid.pipeline import run_stages
@@ -137,10 +138,9 @@ def _side_by_side(groups: Sequence[Group], jobs: int, bar: tqdm) -> list[Failure
 
 
 def _start(group: Group, threads: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
     # Not a daemon: it has decoding processes of its own.
-    process = context.Process(target=_work, args=(group, threads, theirs))
+    process = new_process("spawn", "group", _work, (group, threads, theirs), daemon=False)
     # Threads that wait for a core spin: with one for every core in each process, a linear probe took 80 times as long.
     with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))):
         process.start()

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 Work = Callable[[Any, str], np.ndarray]
-"""`work(payload, attempt)` gives an array, or raises when this attempt cannot; it must be picklable."""
+"""`work(payload, attempt)` gives an array, or raises when this attempt cannot; it must be picklable,
+and not defined in the main module."""
 
 INLINE_BYTES = 65_536
 """Smaller arrays travel inside their message: copying them costs less than another one."""

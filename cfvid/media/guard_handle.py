@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from cfvid.child_processes import new_process
 from cfvid.media.guard_child import Work, child_main
 
 MAX_PAYLOAD_BYTES = 12_288
@@ -34,11 +35,12 @@ class Child:
     """One child process and the tasks it was given, the first of which it works on."""
 
     def __init__(self, work: Work, attempts: tuple[str, ...], memory_gb: float) -> None:
-        context = _context()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=child_main, args=(theirs, work, attempts, memory_gb), daemon=True, name="cfvid-decode"
+        # Forked from a clean server process: quick to replace, and without this process' threads.
+        multiprocessing.get_context("forkserver").set_forkserver_preload(
+            ["cfvid.modalities", "cfvid.media.fork_server"]
         )
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = new_process("forkserver", "decode", child_main, (theirs, work, attempts, memory_gb), daemon=True)
         self.process.start()
         theirs.close()
         self.tasks: deque[Task] = deque()
@@ -75,10 +77,3 @@ class Child:
         with contextlib.suppress(ValueError, TypeError):
             return signal.Signals(-code).name
         return f"exit code {code}"
-
-
-def _context() -> Any:
-    """Children are forked from a clean server process: quick to replace, and without this process' threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cfvid.modalities", "cfvid.media.fork_server"])
-    return context

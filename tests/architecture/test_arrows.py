@@ -15,6 +15,7 @@ PACKAGE = Path(cfvid.__file__).parent
 ORDER = (
     "errors",
     "launch",
+    "child_processes",
     "ranks",
     "progress",
     "seeds",
