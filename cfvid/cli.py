@@ -150,6 +150,11 @@ def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        launch.check()
+    except ConfigError as error:
+        print(f"cfvid: {error}", file=sys.stderr)
+        return error.exit_code
     rank = launch.rank()
     of_rank = f"[rank {rank}] " if rank else ""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{of_rank}%(message)s")

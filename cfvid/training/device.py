@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from cfvid import ranks
+from cfvid import launch, ranks
 from cfvid.config import RunConfig
-from cfvid.errors import ConfigError
+from cfvid.errors import ConfigError, RankLost
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,9 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     """The process' Accelerator for this configuration.
 
     Raises:
-        ConfigError: when a GPU is asked for and there is none, or fp16 on a CPU.
+        ConfigError: when a GPU is asked for and there is none, or fp16 on a CPU, or the main process' machine is
+            not known.
+        RankLost: when the other processes of the run are not there.
     """
     device, has_cuda = config.runtime.device, torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
@@ -35,7 +40,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     # Running statistics need not be copied in each step: those of the main process are taken in the end.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=_ACCELERATE_NAME[precision], kwargs_handlers=handlers)
+    with launch.only_own_variables(), _connecting():
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision=_ACCELERATE_NAME[precision], kwargs_handlers=handlers)
     # Accelerate does not know the option's new name yet.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*deprecated", category=FutureWarning)
     ranks.join()
@@ -45,6 +51,26 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     return accelerator
+
+
+@contextlib.contextmanager
+def _connecting() -> Iterator[None]:
+    """Where Accelerate connects several processes: tell of those that do not find each other.
+
+    Raises:
+        ConfigError: when the main process' machine is not known.
+        RankLost: when the others are not there in time.
+    """
+    if launch.num_processes() > 1 and not dist.is_initialized():
+        launch.find_main()
+    try:
+        yield
+    except dist.DistError as error:
+        raise RankLost(
+            f"Rank {launch.rank()} has not found the other {launch.num_processes() - 1} processes of this run.",
+            why=str(error).strip().partition("\n")[0],
+            fix="See whether all of them were started, with the same MASTER_ADDR and MASTER_PORT.",
+        ) from error
 
 
 def _precision(config: RunConfig, on_cpu: bool) -> tuple[str, str]:

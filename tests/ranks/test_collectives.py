@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.team import Team
 
-from cfvid import launch, ranks
+from cfvid import ranks
 
 
 def test_alone_nothing_is_shared() -> None:
@@ -20,14 +20,6 @@ def test_alone_nothing_is_shared() -> None:
     assert ranks.own_part(7) == slice(0, 7)
     with ranks.alone() as is_main:
         assert is_main
-
-
-def test_variables_without_a_launcher_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("RANK", "2")
-    assert (launch.num_processes(), launch.rank(), launch.num_on_this_machine()) == (1, 0, 1)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert (launch.num_processes(), launch.rank()) == (4, 2)
 
 
 @pytest.mark.parametrize("size", [2, 3])
