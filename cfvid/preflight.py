@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from cfvid import launch
 from cfvid.artifacts import Record, is_complete, refuse_changes
 from cfvid.data.cards import not_mirrored
+from cfvid.config import RunConfig
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.media.video import attempts_with
 from cfvid.models.zoo import Network, feature_dims
+from cfvid.sections.training import TrainingConfig
 from cfvid.stages.cluster import claims as of_cluster
 from cfvid.stages.context import Run, clip_cache_of
 from cfvid.stages.estimate import claims as of_estimate
@@ -29,6 +32,7 @@ from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
 from cfvid.training.device import check_compiler
+from cfvid.training.loop import check_batches
 from cfvid.training.optim import parts_of
 
 logger = logging.getLogger(__name__)
@@ -47,8 +51,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     """Look at everything that these stages need and that is there already, without writing anything.
 
     Looked at: the device, the chosen decoder, sources and labels, the task against the modality, weights to bring, the
-    layer and dimensions of the features against the settings of the clustering, targets, and whether finished or begun
-    stages were made from other inputs.
+    layer and dimensions of the features against the settings of the clustering, targets, batch sizes against the number
+    of processes, and whether finished or begun stages were made from other inputs.
 
     Raises:
         CfvidError: the one fault that there is, or a `ConfigError` that lists them all.
@@ -78,9 +82,37 @@ def check(run: Run, stages: Collection[str]) -> None:
             with faults.collected():
                 read_target(run, name)
     _tell_mirrored(run)
+    _check_batches(run, stages, faults)
     if not faults.found and not run.fresh and run.shared is None:  # shared work is never changed, only added to
         _check_claims(run, stages, faults)
     faults.raise_all()
+
+
+def _check_batches(run: Run, stages: Collection[str], faults: Faults) -> None:
+    """Whether every training's batches can be divided among the processes that were started."""
+    if launch.num_processes() == 1:
+        return
+    for what, training, source in _trainings(run.config, stages):
+        # Sources that cannot be read are told of by their own check.
+        with contextlib.suppress(CfvidError):
+            num_samples = len(run.manifest(source).split("train"))
+            with faults.collected():
+                size = min(training.batch_size, num_samples)
+                # Here the main process looks for all: no other one counts for it.
+                check_batches(what, size, num_processes=launch.num_processes())
+
+
+def _trainings(config: RunConfig, stages: Collection[str]) -> Iterator[tuple[str, TrainingConfig, str]]:
+    """What is trained, how, and on which source's samples."""
+    if "pretrain" in stages and config.pretrain.weights is None:
+        yield "pretrain", config.pretrain.training, "pretrain"
+    if "retrain" in stages:
+        yield "retrain", config.retrain.training, "clusterfit"
+    for name in config.data.targets if "transfer" in stages else ():
+        if "heads" in config.transfer.protocols:
+            yield f"heads on {name}", config.transfer.heads.of_target(name), name
+        if "finetune" in config.transfer.protocols:
+            yield f"finetune on {name}", config.transfer.finetune, name
 
 
 def _tell_idle_names(run: Run) -> None:

@@ -243,3 +243,22 @@ def test_each_key_is_documented_where_its_name_does_not_say_it_all() -> None:
     schema = DataConfig.model_json_schema()
     assert "skip_budget" in schema["properties"]
     assert "unreadable" in schema["properties"]["skip_budget"]["description"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pretrain.training.batch_size",
+        "retrain.training.batch_size",
+        "transfer.finetune.batch_size",
+        "transfer.heads.batch_size",
+        "transfer.heads.by_target.target.batch_size",
+    ],
+)
+def test_batches_of_one_are_refused(key: str) -> None:
+    """A batch size of 1 failed after its stage had begun: "not a single batch of epoch 1 could be read"."""
+    told = r"batch_size: .*should be at least 2: batch normalisation has no statistics over one sample; .*accumulation"
+    with pytest.raises(ConfigError, match=told) as refused:
+        configure(tiny_values(Path("anywhere"), **{key.replace(".", "__"): 1}))
+    assert key.split(".")[1] in str(refused.value)
+    configure(tiny_values(Path("anywhere"), **{key.replace(".", "__"): 2}))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny import tiny_config, write_pictures
 
+from cfvid import launch
 from cfvid.errors import ConfigError, DataError, InputsChanged, WeightsError
-from cfvid.pipeline import run_stages
-from cfvid.preflight import Faults
+from cfvid.pipeline import TRAIN, run_stages
+from cfvid.preflight import Faults, check
+from cfvid.stages import Run
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,29 @@ def test_noisy_labels_are_found_when_the_pool_names_its_samples_otherwise(pictur
     quality = json.loads((tmp_path / "run" / "cluster" / "quality.json").read_text())
     assert quality["labels"]["num_samples"] == 48
     assert quality["noisy_labels"]["num_samples"] == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pretrain__training__batch_size": 7}, "pretrain: batches of 7 cannot be divided among 4 processes"),
+        ({"retrain__training__batch_size": 7}, "retrain: batches of 7"),
+        ({"transfer__finetune__batch_size": 6}, "finetune on target: batches of 6"),
+        ({"transfer__heads__batch_size": 6, "transfer__protocols": ["heads"]}, "heads on target: batches of 6"),
+        (
+            {"transfer__heads__by_target": {"target": {"batch_size": 5}}, "transfer__protocols": ["heads"]},
+            "heads on target: batches of 5",
+        ),
+        ({"data__max_clusterfit": 7, "cluster__num_clusters": 2}, "retrain: batches of 7"),
+    ],
+)
+def test_batches_that_cannot_be_divided_are_told_before_any_work(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    """Batches of fewer than two samples per process failed when their stage began, after all those before it."""
+    run = Run(tiny_config(pictures, **changes), tmp_path / "run")
+    check(run, TRAIN)  # one process, which is connected to no others
+    monkeypatch.setattr(launch, "num_processes", lambda: 4)
+    with pytest.raises(ConfigError, match=told) as refused:
+        check(run, TRAIN)
+    assert "each of which needs at least 2" in str(refused.value)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cfvid.sections.base import Count, Number, Positive, Section
+
+
+def _several(batch_size: int) -> int:
+    if batch_size < FEWEST:
+        raise ValueError(
+            f"should be at least {FEWEST}: batch normalisation has no statistics over one sample; where "
+            "memory is short, take a smaller input and set gradient_accumulation"
+        )
+    return batch_size
+
+
+FEWEST = 2
+"""Samples that batch normalisation needs: in each batch, and of each batch in each process."""
+BatchSize = Annotated[Count, AfterValidator(_several)]
 
 
 class TrainingConfig(Section):
     """One training run: the optimiser, its schedule, precision and checkpoints."""
 
     epochs: Count
-    batch_size: Count
+    batch_size: BatchSize
     """Samples per batch, of all processes together: several divide it among them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive

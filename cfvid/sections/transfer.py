@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cfvid.sections.base import Count, Integer, Number, Positive, Section, distinct
 from cfvid.sections.data import TargetName
-from cfvid.sections.training import TrainingConfig
+from cfvid.sections.training import BatchSize, TrainingConfig
 
 
 class LinearConfig(Section):
@@ -51,7 +51,7 @@ class HeadsConfig(TrainingConfig):
     """
 
     epochs: Count = 28
-    batch_size: Count = 256
+    batch_size: BatchSize = 256
     lr: Positive = 0.01
     weight_decay: Annotated[Number, Field(ge=0.0)] = 5e-4
     nesterov: bool = True

@@ -26,7 +26,7 @@ from cfvid.modalities.base import Modality
 from cfvid.models.zoo import Network
 from cfvid.progress import progress_bar
 from cfvid.sections.stages import RuntimeConfig
-from cfvid.sections.training import TrainingConfig
+from cfvid.sections.training import FEWEST, TrainingConfig
 from cfvid.seeds import derive, stream
 from cfvid.training import interrupts
 from cfvid.training.checkpoint import Progress, load_state, save_state
@@ -36,9 +36,6 @@ from cfvid.training.objective import MOST_LOGITS, Examples, Objective, examples_
 from cfvid.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 
 logger = logging.getLogger(__name__)
-
-_FEWEST = 2
-"""Samples that batch normalisation needs."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,7 @@ class TrainingData:
                 why="batch normalisation has no statistics over one sample",
                 fix="Check the source and its train split.",
             )
-        if self.batch_size < _FEWEST * ranks.count() and ranks.count() > 1:
-            raise ConfigError(
-                f"{self.stage}: batches of {self.batch_size} cannot be divided among {ranks.count()} processes.",
-                why="batch_size counts the samples of all processes, each of which needs at least 2",
-                fix="Raise the batch size, or start fewer processes.",
-            )
+        check_batches(self.stage, self.batch_size, num_processes=ranks.count())
 
     @property
     def num_batches(self) -> int:
@@ -107,9 +99,29 @@ class TrainingData:
         )
 
 
+def check_batches(what: str, batch_size: int, *, num_processes: int) -> None:
+    """Look whether each process gets enough of each batch.
+
+    Args:
+        what: is trained, for the message.
+        batch_size: of all processes together.
+        num_processes: that divide it.
+
+    Raises:
+        ConfigError: when they do not.
+    """
+    if batch_size < FEWEST * num_processes:
+        raise ConfigError(
+            f"{what}: batches of {batch_size} cannot be divided among {num_processes} processes.",
+            why=f"batch_size counts the samples of all processes, each of which needs at least {FEWEST} of them for "
+            "batch normalisation",
+            fix="Raise the batch size (of no more samples than there are), or start fewer processes.",
+        )
+
+
 def own_places(start: int, num: int) -> range:
     """This process' part of a batch of `num` samples, of which the first has the place `start`."""
-    own = ranks.own_part(num, smallest=_FEWEST)
+    own = ranks.own_part(num, smallest=FEWEST)
     return range(start + own.start, start + own.stop)
 
 
@@ -262,7 +274,7 @@ def _forward(
 
     Where there are too few, because the others could not be read, there is no loss, or one of nothing.
     """
-    if len(batch) < _FEWEST:
+    if len(batch) < FEWEST:
         # Other processes wait for this one's forward pass and gradients.
         nothing = _nothing(network, data, config, accelerator) if ranks.count() > 1 else None
         return nothing, 0.0, torch.zeros(len(_SUMS), dtype=torch.float64)
@@ -285,7 +297,7 @@ def _forward(
 
 def _nothing(network: nn.Module, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
     """A loss of 0 that leaves running statistics alone: its gradients take part in the average over processes."""
-    two = list(data.ids[:_FEWEST])
+    two = list(data.ids[:FEWEST])
     views = torch.zeros(data.modality.example(len(two)).shape, dtype=torch.uint8, device=accelerator.device)
     examples = data.objective.examples(views, Batch(two, views[:, None], [0] * len(two)))
     modes = {module: module.training for module in network.modules()}
@@ -330,7 +342,11 @@ def _not_finite(what: str, value: float, stage: str, progress: Progress) -> Trai
 def _end_epoch(progress: Progress, data: TrainingData, log: MetricsLog, clock: _Clock, num_steps: int) -> None:
     sums = progress.sums
     if not sums.get("examples"):
-        raise DataError(f"{data.stage}: not a single batch of epoch {progress.epoch + 1} could be read.")
+        raise DataError(
+            f"{data.stage}: not a single batch of epoch {progress.epoch + 1} could be read.",
+            why=f"in none of them were there {FEWEST} samples that could be decoded, as batch normalisation needs",
+            fix="Look at the stage's skips.jsonl, and at the files with `cfvid data check`.",
+        )
     means = {name: sums[name] / sums["examples"] for name in ("loss", "accuracy")}
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     log.log(step=progress.step, event="epoch", epoch=float(progress.epoch), **means)
