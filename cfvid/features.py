@@ -2,7 +2,8 @@
 
     STORE/
       inputs.json          what the features are made from: checkpoint, manifest, transform
-      shards/00000.npy     float16 or float32, (n, D), or (n, V, D) where the views are kept apart
+      shards/00000.npy     float16 or float32, (n, D), or (n, V, D) where the views are kept apart; a shard with a value
+                           that float16 cannot hold is float32, and says so in its .json (`overflow`)
       shards/00000.json    the shard's sample ids, its skips, and the digest of the .npy
       skips.jsonl          all skips
       record.json          written last
@@ -84,8 +85,18 @@ class FeatureWriter:
         skips: Sequence[Skip],
         fallbacks: Counter[str],
         num_views: int,
+        overflow: bool = False,
     ) -> None:
-        """Write one shard: `features[i]` belongs to `ids[i]`, and was made from `num_views` views."""
+        """Write one shard: `features[i]` belongs to `ids[i]`, and was made from `num_views` views.
+
+        Args:
+            ids: the samples that could be read.
+            features: float16 or float32, (n, ...).
+            skips: the samples that could not.
+            fallbacks: how many samples each decoder other than the first one read.
+            num_views: of each sample.
+            overflow: whether the features are wider than was asked for, since they did not fit that.
+        """
         if len(ids) != len(features):
             raise AssertionError(f"{len(ids)} ids for {len(features)} features")
         array_path, info_path = self._paths(shard)
@@ -98,6 +109,7 @@ class FeatureWriter:
             "shape": list(features.shape),
             "num_views": num_views,
             "sha256": digest_file(array_path),
+            **({"overflow": True} if overflow else {}),
         }
         write_json(info_path, info)
 
@@ -120,6 +132,7 @@ class FeatureWriter:
             fallbacks.update(info["fallbacks"])
         num_samples = sum(len(info["sample_ids"]) for info in infos)
         shape: list[int] = next((info["shape"][1:] for info in infos if info["sample_ids"]), [])
+        overflowing = [shard for shard, info in enumerate(infos) if info.get("overflow")]
         names = [f"shards/{shard:05d}{end}" for shard in range(self.num_shards) for end in (".json", ".npy")]
         known = {f"shards/{shard:05d}.npy": info["sha256"] for shard, info in enumerate(infos)}
         return Record.write(
@@ -135,8 +148,29 @@ class FeatureWriter:
                 "num_shards": self.num_shards,
                 "views_seen": sum(info["num_views"] * len(info["sample_ids"]) for info in infos),
                 "fallbacks": dict(sorted(fallbacks.items())),
+                **({"overflowing_shards": overflowing} if overflowing else {}),
             },
         )
+
+
+def narrowed(parts: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray, bool]:
+    """Features that came in parts as one array of a dtype, or as they came where that cannot hold one of them.
+
+    Args:
+        parts: float32, (n, ...) each, finite; the list is emptied, so that no more than one copy is in memory.
+        dtype: float16 or float32.
+
+    Returns:
+        The array, and whether it is wider than the dtype.
+    """
+    largest = max((float(np.abs(part).max(initial=0.0)) for part in parts), default=0.0)
+    with np.errstate(over="ignore"):
+        overflow = not np.isfinite(np.asarray(largest).astype(dtype))
+    for place, part in enumerate(parts):
+        parts[place] = part if overflow else part.astype(dtype)
+    whole = np.concatenate(parts) if parts else np.empty((0, 0), dtype=dtype)
+    parts.clear()
+    return whole, overflow
 
 
 class FeatureStore:

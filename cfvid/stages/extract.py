@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cfvid.data.manifest import Manifest
 from cfvid.data.skips import LEDGER_NAME, Skip
 from cfvid.errors import TrainingError
 from cfvid.evaluation.inference import forward_views
-from cfvid.features import KIND, FeatureStore, FeatureWriter
+from cfvid.features import KIND, FeatureStore, FeatureWriter, narrowed
 from cfvid.models.weights import load_network
 from cfvid.models.zoo import LayerFeatures, Network
 from cfvid.progress import progress_bar
@@ -25,6 +25,9 @@ from cfvid.stages.context import Run
 from cfvid.training import interrupts
 
 logger = logging.getLogger(__name__)
+
+_LARGEST = 1e17
+"""Of a feature: squared distances over thousands of dimensions still fit float32."""
 
 
 def extract(run: Run) -> Path:
@@ -145,6 +148,19 @@ def _extract_shards(
         facts = writer.finish().facts
         num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
         logger.info("%s: %d features of shape %s, %d skipped", name, num, shape, num_skipped)
+        _tell_overflow(name, facts)
+
+
+def _tell_overflow(name: str, facts: Mapping[str, Any]) -> None:
+    overflowing = facts.get("overflowing_shards", ())
+    if overflowing:
+        logger.warning(
+            "%s: %d of %d shards are kept in fp32, which takes twice the disk: some of their features are larger than "
+            "what fp16 holds (65504)",
+            name,
+            len(overflowing),
+            facts["num_shards"],
+        )
 
 
 def _missing(writer: FeatureWriter, loader: SampleLoader) -> list[int]:
@@ -170,7 +186,6 @@ def _extract_shard(
     look: Look,
     average_views: bool,
 ) -> None:
-    dtype = np.float16 if run.config.extract.dtype == "fp16" else np.float32
     skipped_before = {skip.sample_id for skip in loader.ledger.skips}
     loader.ledger.fallbacks = Counter()
     done: list[str] = []
@@ -185,25 +200,29 @@ def _extract_shard(
         modality=run.modality,
         accelerator=run.accelerator,
     ):
-        with np.errstate(over="ignore"):
-            features = (features_NVD.mean(axis=1) if average_views else features_NVD).astype(dtype)
-        _check_finite(features, features_NVD, batch_ids)
+        features = features_NVD.mean(axis=1) if average_views else features_NVD
+        _check_finite(features, batch_ids)
         done += batch_ids
         num_views = features_NVD.shape[1]
         parts.append(features)
     skips = [skip for skip in loader.ledger.skips if skip.sample_id not in skipped_before]
-    features = np.concatenate(parts) if parts else np.empty((0, 0), dtype=dtype)
+    features, overflow = narrowed(parts, np.dtype(np.float16 if run.config.extract.dtype == "fp16" else np.float32))
     fallbacks = loader.ledger.fallbacks
-    writer.write(shard, ids=done, features=features, skips=skips, fallbacks=fallbacks, num_views=num_views)
+    writer.write(
+        shard, ids=done, features=features, skips=skips, fallbacks=fallbacks, num_views=num_views, overflow=overflow
+    )
 
 
-def _check_finite(stored: np.ndarray, computed: np.ndarray, ids: Sequence[str]) -> None:
-    axes = tuple(range(1, stored.ndim))
-    broken = [i for i, fine in zip(ids, np.isfinite(stored).all(axis=axes), strict=True) if not fine]
+def _check_finite(features: np.ndarray, ids: Sequence[str]) -> None:
+    axes = tuple(range(1, features.ndim))
+    # NaN is not smaller than anything.
+    broken = [i for i, fine in zip(ids, (np.abs(features) < _LARGEST).all(axis=axes), strict=True) if not fine]
     if broken:
-        overflow = bool(np.isfinite(computed).all())
+        finite = bool(np.isfinite(features).all())
         raise TrainingError(
             f"extract: the features of {len(broken)} samples are not finite, first: {', '.join(broken[:5])}.",
-            why="they exceed what fp16 can hold" if overflow else "the network gives NaN or infinity for them",
-            fix="Set extract.dtype to fp32." if overflow else "Look at the checkpoint; at most this shard was lost.",
+            why=f"they are larger than {_LARGEST:g}, and so are no distances between them"
+            if finite
+            else "the network gives NaN or infinity for them",
+            fix="Look at the checkpoint; at most this shard was lost.",
         )

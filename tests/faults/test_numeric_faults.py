@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +92,56 @@ def test_features_that_are_not_finite_stop_the_extraction_and_are_named(
     assert len(FeatureStore(tmp_path / "run" / "extract")) == 24
 
 
-def test_features_beyond_fp16_ask_for_fp32(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def larger(monkeypatch: pytest.MonkeyPatch, scale: float, *, of_every: int = 1) -> None:
+    """All features of every n-th batch are larger by a factor."""
+    real, calls = LayerFeatures.forward, 0
+
+    def forward(self: LayerFeatures, batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += batch.device.type != "meta"
+        features = real(self, batch)
+        return features * scale if calls % of_every == 0 else features
+
+    monkeypatch.setattr(LayerFeatures, "forward", forward)
+
+
+@pytest.mark.parametrize("engine", ["faiss", "streaming"])
+def test_a_shard_whose_features_fp16_cannot_hold_is_kept_in_fp32(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, engine: str
+) -> None:
+    """An untrained ResNet-101's features pass 65,504: the run ended there, after its training."""
+    config = tiny_config(pictures, cluster__engine=engine, transfer__protocols=["linear", "knn", "finetune"])
+    run_stages(config, tmp_path / "run", stages=["pretrain"])
+    shutil.copytree(tmp_path / "run", tmp_path / "usual")
+    shutil.copytree(tmp_path / "run", tmp_path / "fp32")
+    run_stages(config, tmp_path / "usual", stages=["extract"])
+    larger(monkeypatch, 1e6, of_every=4)  # of shards of 5 in batches of 3 and 2, the second and the fourth
+    run_stages(config, tmp_path / "run")
+    monkeypatch.undo()
+    larger(monkeypatch, 1e6, of_every=4)
+    run_stages(tiny_config(pictures, extract__dtype="fp32"), tmp_path / "fp32", stages=["extract"])
+    store = FeatureStore(tmp_path / "run" / "extract")
+    assert store.record.facts["overflowing_shards"] == [1, 3]
+    assert "extract: 2 of 5 shards are kept in fp32" in caplog.text
+    for shard in range(5):
+        wanted = "fp32" if shard in (1, 3) else "usual"
+        name = f"extract/shards/{shard:05d}.npy"
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / wanted / name).read_bytes()
+    assert "overflow" not in (tmp_path / "usual" / "extract" / "record.json").read_text()
+    features_ND = store.gather(store.ids)
+    assert np.isfinite(features_ND).all()
+    assert features_ND.max() > 65504
+    assert json.loads((tmp_path / "run" / "cluster" / "quality.json").read_text())["num_clusters"] > 1
+
+
+@pytest.mark.parametrize(("scale", "told"), [(float("inf"), "NaN or infinity"), (1e25, r"larger than 1e\+17")])
+def test_features_that_no_distance_fits_stay_an_error(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, told: str
+) -> None:
     run_stages(tiny_config(pictures), tmp_path / "run", stages=["pretrain"])
-    real = LayerFeatures.forward
-    monkeypatch.setattr(LayerFeatures, "forward", lambda self, batch: real(self, batch) + 1e6)
-    with pytest.raises(TrainingError, match="fp32"):
+    larger(monkeypatch, scale)
+    with pytest.raises(TrainingError, match=told):
         run_stages(tiny_config(pictures), tmp_path / "run", stages=["extract"])
-    run_stages(tiny_config(pictures, extract__dtype="fp32"), tmp_path / "run", stages=["extract"], fresh=True)
-    assert len(FeatureStore(tmp_path / "run" / "extract")) == 24
 
 
 def test_more_clusters_than_samples_is_an_error(pictures: Path, tmp_path: Path) -> None:
