@@ -13,8 +13,8 @@ import torch
 
 from cfvid import launch
 from cfvid.artifacts import Record, is_complete, refuse_changes
-from cfvid.data.cards import not_mirrored
 from cfvid.config import RunConfig
+from cfvid.data.cards import not_mirrored
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.media.video import attempts_with
