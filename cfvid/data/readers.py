@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cfvid.artifacts import contained
 from cfvid.config import resolve
 from cfvid.data import embedded
-from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples, repeated
+from cfvid.data.folders import files_below, read_folder
+from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest
 from cfvid.data.shard_names import PIPE_PREFIX, holds_only_shards, names_shards
 from cfvid.data.shards import read_shards
+from cfvid.data.split_names import chosen_splits
 from cfvid.data.subsets import keep_classes, keep_samples
 from cfvid.errors import DataError
 from cfvid.media.source import is_url
@@ -26,6 +26,8 @@ from cfvid.sections.data import EMBEDDED_PREFIX, DataConfig, SourceConfig
 
 logger = logging.getLogger(__name__)
 
+_FOLDERS = ("folder", "classes")
+"""Kinds of sources that are folders."""
 _LONGEST_HEADER = 10_000
 
 
@@ -81,8 +83,15 @@ def read_source(
     else:
         path = resolve(source.path, root=data.root)
         media_root = resolve(source.media_root, root=data.root) if source.media_root else None
-        if kind == "folder":
-            manifest = read_folder(path, suffixes=suffixes, train_split=source.train_split, trusted_roots=trusted)
+        if kind in _FOLDERS:
+            manifest = read_folder(
+                path,
+                suffixes=suffixes,
+                train_split=source.train_split,
+                val_split=source.val_split,
+                only_classes=kind == "classes",
+                trusted_roots=trusted,
+            )
         elif kind == "kinetics":
             manifest = read_kinetics_csv(path, media_root=media_root, suffixes=suffixes, trusted_roots=trusted)
         else:
@@ -113,11 +122,11 @@ def _kind_of(source: SourceConfig, data: DataConfig, suffixes: Collection[str]) 
     if not path.exists():
         raise DataError(
             f"The source {path} does not exist.",
-            fix="Check the path; relative ones start at data.root "
-            f"({data.root or 'not given, so the working directory'}).",
+            fix="Check the path; relative ones start at "
+            + (f"data.root ({data.root})." if data.root else "the working directory."),
         )
-    if path.is_dir() != (source.kind == "folder") and source.kind != "auto":
-        raise DataError(f"The source {path} is no {'folder' if source.kind == 'folder' else 'file'}.")
+    if path.is_dir() != (source.kind in _FOLDERS) and source.kind != "auto":
+        raise DataError(f"The source {path} is no {'folder' if source.kind in _FOLDERS else 'file'}.")
     if source.kind != "auto":
         return source.kind
     if path.is_dir():
@@ -164,13 +173,21 @@ def _prefixed(manifest: Manifest, name: str) -> Manifest:
 
 
 def _with_standard_splits(manifest: Manifest, source: SourceConfig) -> Manifest:
-    """Only the two named splits, called `train` and `val` from here on."""
-    names = (source.train_split, source.val_split)
+    """Only the two splits that are used, called `train` and `val` from here on."""
     found = manifest.table["split"].cast(pa.large_string())
-    renamed = pc.if_else(pc.equal(found, source.val_split), "val", "train")
+    counts = sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(found).to_pylist())
+    names = chosen_splits(
+        [split for split, _ in counts],
+        train=source.train_split,
+        val=source.val_split,
+        labelled=pc.unique(found.filter(pa.array(manifest.has_any("labels")))).to_pylist(),
+    )
+    for name, usual, key in zip(names, ("train", "val"), ("train_split", "val_split"), strict=True):
+        if getattr(source, key) is None and name != usual:
+            logger.info("%s: its split %r is used as %s (%s chooses another)", source.path, name, usual, key)
+    renamed = pc.if_else(pc.equal(found, names[1]), "val", "train")
     keep = pc.is_in(found, value_set=pa.array(names, pa.large_string()))
     table = manifest.table.set_column(SCHEMA.get_field_index("split"), "split", renamed).filter(keep)
-    counts = sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(found).to_pylist())
     dropped = [f"{split!r} ({count} samples)" for split, count in counts if split not in names]
     if table.num_rows == 0:
         raise _no_samples(source, f"its splits are {', '.join(dropped)}; asked for are {', '.join(names)}")
@@ -192,104 +209,6 @@ def _part(manifest: Manifest, source: SourceConfig) -> Manifest:
     if len(manifest) == 0:
         raise _no_samples(source, f"its class_share {source.class_share} holds no class")
     return manifest
-
-
-# ---------------------------------------------------------------------------------------------- folders
-
-
-def read_folder(
-    root: Path, *, suffixes: Collection[str], train_split: str = "train", trusted_roots: Sequence[str] = ()
-) -> Manifest:
-    """Class folders as a manifest; sample ids are paths relative to `root`.
-
-        ROOT/{train,val}/CLASS/FILE    labelled, with splits
-        ROOT/CLASS/FILE                labelled, all in `train`
-        ROOT/FILE                      unlabelled, all in `train`
-
-    Any other top folders beside `train` count as splits too. Deeper folders belong to their class. Files that are
-    no media of this modality are ignored, and counted in the log.
-
-    Args:
-        root: the folder.
-        suffixes: file name endings that are media.
-        train_split: the name of the folder that is called `train` above.
-        trusted_roots: folders that linked folders may lead to.
-
-    Raises:
-        DataError: when a linked folder leads out of `root` and of every trusted root, or a file name is not UTF-8.
-    """
-    has_splits = (root / train_split).is_dir()
-
-    @functools.cache
-    def place(folder: str) -> tuple[str, list[str]]:
-        """The split and the labels of the files in a folder."""
-        folders = folder.split("/") if folder else []
-        split, below = (folders[0] if folders else "", folders[1:]) if has_splits else (train_split, folders)
-        return split, below[:1]
-
-    names = _names_below(root, trusted_roots=trusted_roots)
-    # By text: a Path of each takes several times as long.
-    media = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
-    if len(media) < len(names):
-        logger.info("%s: %d files are no media of this modality and were ignored", root, len(names) - len(media))
-    places, paths = [place(name.rpartition("/")[0]) for name in media], pa.array(media, pa.large_string())
-    columns = {
-        "sample_id": paths,
-        "path": paths,
-        "labels": pa.array([labels for _, labels in places], pa.list_(pa.large_string())),
-        "split": pa.array([split for split, _ in places], pa.large_string()),
-        **dict.fromkeys(("start_s", "end_s"), pa.nulls(len(media), pa.float64())),
-        "root": repeated(str(root), len(media)),
-    }
-    return Manifest(pa.table(columns), trusted_roots=trusted_roots)
-
-
-def files_below(root: Path, *, trusted_roots: Sequence[str] = ()) -> list[PurePath]:
-    """All files below a folder, relative to it, in one order on every machine; hidden ones are left out.
-
-    Linked folders are followed into trusted roots. Those that stay inside `root` are not, since their files are found
-    at their real place.
-
-    Raises:
-        DataError: for a linked folder that leads elsewhere, and for names that are not UTF-8.
-    """
-    return [PurePath(name) for name in _names_below(root, trusted_roots=trusted_roots)]
-
-
-def _names_below(root: Path, *, trusted_roots: Sequence[str]) -> list[str]:
-    """As text, which is several times as quick: folders have millions of files."""
-    found: list[str] = []
-    home, trusted = root.resolve(), [Path(path).resolve() for path in trusted_roots]
-    stack, entered = [""], {home}
-    while stack:
-        folder = stack.pop()
-        for entry in os.scandir(root / folder):
-            name = folder + entry.name
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                found.append(name)
-            elif not entry.is_symlink():
-                stack.append(f"{name}/")
-            else:
-                target = Path(entry.path).resolve()
-                if any(target.is_relative_to(path) for path in trusted):
-                    if target not in entered:  # links can run in a circle
-                        entered.add(target)
-                        stack.append(f"{name}/")
-                elif not target.is_relative_to(home):
-                    contained(root, name)
-    _check_names(found, root)
-    # Folder by folder: no part of a path has a character before the one that separates them here.
-    return sorted(found, key=lambda name: name.replace("/", "\0"))
-
-
-def _check_names(names: Sequence[str], root: Path) -> None:
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{root} has a file whose name is not UTF-8: {name!a}.", fix="Rename it.") from error
 
 
 # ---------------------------------------------------------------------------------------------- Kinetics

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfvid.artifacts import INPUTS_NAME, contained, is_complete
+from cfvid.data.left_out import is_system_name
 from cfvid.data.tar_index import file_system
 from cfvid.errors import DataError
 from cfvid.media.source import below, is_url
@@ -45,7 +46,7 @@ def names_shards(text: str) -> bool:
 
 def holds_only_shards(folder: Path, *, suffixes: Collection[str]) -> bool:
     """Whether a folder has .tar files, but neither folders nor media that would be read without them."""
-    there = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    there = [entry for entry in os.scandir(folder) if not is_system_name(entry.name)]
     kinds = {Path(entry.name).suffix.lower() for entry in there}
     return SUFFIX in kinds and kinds.isdisjoint(suffixes) and not any(entry.is_dir() for entry in there)
 
@@ -142,7 +143,7 @@ def _matches(root: str, name: str) -> list[str]:
 
 def _below(root: str, pattern: str) -> list[str]:
     found = (path.relative_to(root) for path in Path(root).glob(pattern) if not path.is_dir())
-    return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    return [path.as_posix() for path in found if not any(map(is_system_name, path.parts))]
 
 
 # ---------------------------------------------------------------------------------------------- behind a URL
@@ -163,6 +164,7 @@ def _remote_matches(root: str, name: str) -> list[str]:
     files, home = file_system(root)
     prefix = home.rstrip("/") + "/"
     try:
-        return [found.removeprefix(prefix) for found in files.glob(prefix + name)]
+        found = [path.removeprefix(prefix) for path in files.glob(prefix + name)]
+        return [path for path in found if not any(map(is_system_name, path.split("/")))]
     except OSError as error:
         raise DataError(f"{root} cannot be listed.", why=str(error)) from error

@@ -14,15 +14,17 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from cfvid.data.left_out import is_system_name, told_suffixes
 from cfvid.data.manifest import Manifest, Sample, from_samples, member_path
 from cfvid.data.shard_names import SUFFIX, Shards, find_shards
+from cfvid.data.split_names import role_of
 from cfvid.data.tar_index import LABEL_SUFFIXES, read_indexes
 from cfvid.errors import DataError
 
@@ -37,15 +39,16 @@ def read_shards(
     *,
     suffixes: Collection[str],
     cache: Path,
-    train_split: str = "train",
-    val_split: str = "val",
+    train_split: str | None = None,
+    val_split: str | None = None,
     label_separator: str | None = None,
     trusted_roots: Sequence[str] = (),
 ) -> Manifest:
     """All samples of the shards that a path, a pattern, a folder or a URL names.
 
     The split is that of the JSON, else of the shard: the last word in its path, from its folder's name on,
-    that is `train_split` or `val_split`.
+    that is `train_split` or `val_split`; where no shard is named so and neither was given, the last usual name of a
+    split, as long as one of them means training.
     Where some shards are named so, the others' split is their own name without the number; where none is, all are
     `train_split`.
 
@@ -53,8 +56,8 @@ def read_shards(
         path: see `cfvid.data.shard_names`.
         suffixes: endings of members that are media.
         cache: where indexes of shards are kept.
-        train_split: the source's name of it.
-        val_split: the source's name of it.
+        train_split: the source's name of it, where the user gave it; by default `train`.
+        val_split: the same of validation; by default `val`.
         label_separator: splits the label text into several labels.
         trusted_roots: folders that links may lead to.
 
@@ -62,14 +65,13 @@ def read_shards(
         DataError: when a shard cannot be used, two members of a key are media, or a JSON is none of this kind.
     """
     shards = find_shards(path, trusted_roots=trusted_roots)
-    splits = _splits_of(shards, (train_split, val_split), otherwise=train_split)
+    splits = _splits_of(shards, train_split, val_split)
     found: list[_Found] = []
     others: Counter[str] = Counter()
     for name, index in zip(shards.names, read_indexes(shards.places, cache=cache), strict=True):
         found += _samples_in(index, name, suffixes, others, label_separator)
     if others:
-        told = ", ".join(f"{suffix or 'no ending'} ({count})" for suffix, count in others.most_common(8))
-        logger.info("%s: members that are no media of this modality were ignored: %s", path, told)
+        logger.info("%s: members that are no media of this modality were ignored: %s", path, told_suffixes(others))
     samples = [
         replace(
             one.sample,
@@ -103,14 +105,24 @@ def _with_distinct_ids(found: Sequence[_Found], path: str) -> Iterator[_Found]:
         yield replace(one, sample_id=one.sample_id or key)
 
 
-def _splits_of(shards: Shards, known: Sequence[str], *, otherwise: str) -> dict[str, str]:
-    named = {}
-    for shard in shards.names:
-        words = re.split(r"[-_./]", f"{PurePosixPath(shards.root).name}/{shard}")
-        named[shard] = next((word for word in reversed(words) if word in known), None)
+def _splits_of(shards: Shards, train_split: str | None, val_split: str | None) -> dict[str, str]:
+    known, otherwise = (train_split or "train", val_split or "val"), train_split or "train"
+    named = _words_of(shards, lambda word: word in known)
+    if not any(named.values()) and train_split is None and val_split is None:
+        usual = _words_of(shards, lambda word: role_of(word) is not None)
+        named = usual if any(word and role_of(word) == "train" for word in usual.values()) else named
     if any(named.values()):
         otherwise = ""
     return {shard: split or otherwise or _NUMBER.sub("", PurePosixPath(shard).stem) for shard, split in named.items()}
+
+
+def _words_of(shards: Shards, is_split: Callable[[str], bool]) -> dict[str, str | None]:
+    """By shard the last word of its path, from its folder's name on, that is the name of a split."""
+    named = {}
+    for shard in shards.names:
+        words = re.split(r"[-_./]", f"{PurePosixPath(shards.root).name}/{shard}")
+        named[shard] = next((word for word in reversed(words) if is_split(word)), None)
+    return named
 
 
 # ---------------------------------------------------------------------------------------------- one shard
@@ -124,6 +136,9 @@ def _samples_in(
     labels: dict[str, dict[str, dict[str, Any]]] = {}
     for row in index.to_pylist():
         parts = _KEY.match(row["name"])
+        if any(map(is_system_name, row["name"].split("/"))):
+            others["hidden or of a system"] += 1
+            continue
         if parts is None:
             others[""] += 1
             continue

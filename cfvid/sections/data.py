@@ -11,6 +11,8 @@ from cfvid.sections.base import Count, Fraction, Number, Section
 EMBEDDED_PREFIX = "embedded:"
 """Begins the path of a data set that cfvid draws itself."""
 
+SourceKind = Literal["auto", "embedded", "folder", "classes", "manifest", "kinetics", "shards"]
+
 
 class SourceConfig(Section):
     """One place that samples come from."""
@@ -18,16 +20,17 @@ class SourceConfig(Section):
     path: str
     """A folder, a .csv or .parquet manifest, tar shards (`DIR/train-{000..012}.tar`, with wildcards, a folder of them,
     or a URL that fsspec opens), or `embedded:NAME`; relative paths start at `data.root`."""
-    kind: Literal["auto", "embedded", "folder", "manifest", "kinetics", "shards"] = "auto"
-    """How to read it: class folders, cfvid's own manifest columns, Kinetics' official CSV, or WebDataset shards."""
+    kind: SourceKind = "auto"
+    """How to read it: class folders, cfvid's own manifest columns, Kinetics' official CSV, or WebDataset shards. In
+    `folder`, top folders with usual names of splits are these; in `classes` all of them are classes."""
     media_root: str | None = None
     """Where a manifest's relative paths start; by default the manifest's own folder."""
     label_separator: str | None = None
     """Splits a manifest's label column into several labels per sample (weak tags), e.g. `|`."""
-    train_split: str = "train"
-    """The source's name of the split that is trained on."""
-    val_split: str = "val"
-    """The source's name of the split that is scored on."""
+    train_split: str | None = None
+    """The source's name of the split that is trained on; by default `train`, or another usual name."""
+    val_split: str | None = None
+    """The source's name of the split that is scored on; by default `val`, or another usual name, or else `test`."""
     class_share: tuple[Fraction, Fraction] | None = None
     """Only a range of the classes, in an order drawn from their names: [0, 0.5] and [0.5, 1] are two halves."""
     max_samples: Count | None = None
@@ -37,8 +40,9 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _splits_differ(self) -> Self:
-        if self.train_split == self.val_split:
-            raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        train_split, val_split = self.train_split or "train", self.val_split or "val"
+        if train_split == val_split:
+            raise ValueError(f"train_split and val_split are both {train_split!r}")
         if self.class_share is not None and self.class_share[0] >= self.class_share[1]:
             raise ValueError(f"class_share goes from {self.class_share[0]} to {self.class_share[1]}")
         if self.per_class is not None and self.kind != "embedded" and not self.path.startswith(EMBEDDED_PREFIX):

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from cfvid.data.folders import files_below, read_folder
 from cfvid.data.manifest import Manifest
-from cfvid.data.readers import files_below, read_folder, read_kinetics_csv, read_source, read_sources
+from cfvid.data.readers import read_kinetics_csv, read_source, read_sources
 from cfvid.errors import ConfigError, DataError
 from cfvid.sections.data import DataConfig, SourceConfig
 
@@ -87,7 +88,8 @@ def test_other_files_are_ignored_and_counted(tmp_path: Path, caplog: pytest.LogC
     make(tmp_path / "set", "a/1.mp4", "a/1.txt", "README", "a/.hidden.mp4", ".git/x.mp4", "a/2.mp4.part")
     with caplog.at_level(logging.INFO, logger="cfvid"):
         assert read("set", tmp_path=tmp_path).ids == ["a/1.mp4"]
-    assert "3 files are no media" in caplog.text
+    assert "3 files are no media of this modality and were ignored: .part (1), .txt (1), no ending (1)" in caplog.text
+    assert "set: hidden files and those of systems were ignored: .git (1), .hidden.mp4 (1)" in caplog.text
 
 
 def test_sources_that_are_not_there_or_empty(tmp_path: Path) -> None:
@@ -98,7 +100,8 @@ def test_sources_that_are_not_there_or_empty(tmp_path: Path) -> None:
         ({"path": "absent", "kind": "folder"}, "does not exist"),
         ("void", "The source void has no samples"),
         ("empty", "read as folder; media files end in .mp4, .webm"),
-        ("odd", r"its splits are 'other' \(1 samples\); asked for are train, val"),
+        ("odd", r"can be splits or classes: train could be either.*\n.*train has no media, other has folders of media"),
+        ({"path": "odd", "train_split": "train"}, r"its splits are 'other' \(1 samples\); asked for are train, val"),
         ({"path": "file.csv", "kind": "folder"}, "is no folder"),
         ({"path": "empty", "kind": "manifest"}, "is no file"),
         ({"path": "empty", "kind": "kinetics"}, "is no file"),

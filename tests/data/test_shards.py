@@ -13,6 +13,7 @@ from support.tars import bytes_of, write_tar
 from cfvid.data.manifest import Manifest, Sample, from_samples
 from cfvid.data.manifest_files import read_manifest, write_manifest
 from cfvid.data.readers import read_sources
+from cfvid.data.shard_names import holds_only_shards
 from cfvid.data.shards import read_shards
 from cfvid.errors import DataError
 from cfvid.media.source import Member, read_bytes
@@ -133,6 +134,34 @@ def test_splits_of_the_names(shards: list[str], options: dict[str, str], expecte
         write_tar(tmp_path / "set" / shard, {f"{number}.jpg": b""})
     manifest = read(tmp_path / "set", tmp_path, **options)
     assert [manifest.sample(str(n)).split for n in range(len(shards))] == expected
+
+
+@pytest.mark.parametrize(
+    ("shards", "expected"),
+    [
+        (["training-0.tar", "validation-0.tar"], ["training", "validation"]),
+        (["Train/0.tar", "Val/0.tar"], ["Train", "Val"]),
+        (["dev/0.tar", "test/0.tar"], ["train", "train"]),  # no word for training: all of it is a pool
+    ],
+)
+def test_other_usual_names_of_splits(shards: list[str], expected: list[str], tmp_path: Path) -> None:
+    """Shards called training-*.tar and validation-*.tar were all trained on."""
+    for number, shard in enumerate(shards):
+        (tmp_path / shard).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / shard, {f"{number}.jpg": b""})
+    assert [sample.split for sample in read(tmp_path, tmp_path)] == expected
+
+
+def test_members_that_systems_left_are_no_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="cfvid")
+    root = tmp_path / "set"
+    members = ["a.jpg", "__MACOSX/a.jpg", "@eaDir/b.jpg", ".git/c.jpg", "d.heic"]
+    (root / "@eaDir").mkdir(parents=True)
+    write_tar(root / "s.tar", dict.fromkeys(members, b""))
+    write_tar(root / "@eaDir" / "t.tar", {"e.jpg": b""})
+    assert read(root, tmp_path).ids == ["a"]
+    assert "hidden or of a system (3), .heic (1; Pillow does not read it" in caplog.text
+    assert holds_only_shards(root, suffixes=SUFFIXES)
 
 
 def test_the_split_of_a_folder_of_shards(tmp_path: Path) -> None:

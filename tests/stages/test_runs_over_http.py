@@ -14,8 +14,8 @@ from support.tars import bytes_of, write_tar
 from support.tiny import tiny_config, write_pictures
 
 from cfvid.config import RunConfig
+from cfvid.data.folders import read_folder
 from cfvid.data.manifest import Manifest
-from cfvid.data.readers import read_folder
 from cfvid.data.shard_writer import write_shards
 from cfvid.data.shards import read_shards
 from cfvid.errors import DataError, SkipBudgetExceeded, UnreadableSample

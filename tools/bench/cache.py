@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cfvid.data.folders import read_folder
 from cfvid.data.loader import SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
-from cfvid.data.readers import read_folder
 from cfvid.data.skips import SkipLedger
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool

@@ -23,9 +23,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from cfvid.data import clip_sampling
+from cfvid.data.folders import read_folder
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest
-from cfvid.data.readers import read_folder
 from cfvid.data.skips import SkipLedger
 from cfvid.errors import MissingPackage
 from cfvid.media.guard import GuardedPool

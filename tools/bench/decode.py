@@ -20,8 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cfvid.data import transforms
+from cfvid.data.folders import read_folder
 from cfvid.data.loader import SampleLoader, open_pool
-from cfvid.data.readers import read_folder
 from cfvid.data.skips import SkipLedger
 from cfvid.modalities.base import Modality
 from cfvid.modalities.image import ImageInput, ImageModality

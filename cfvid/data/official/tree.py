@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cfvid.artifacts import contained
+from cfvid.data.folders import files_below
 from cfvid.data.manifest import Manifest, Sample, from_samples
-from cfvid.data.readers import files_below
 from cfvid.errors import ConfigError, DataError
 
 
