@@ -51,7 +51,7 @@ TWIN_COLUMNS = ("sample_id", "root", "path", "start_s", "end_s")
 """That `twins` needs."""
 BLOCK_ROWS = 2**16
 """Of a manifest that is read in blocks."""
-_MEMBER_MARK = ".tar!/"
+MEMBER_MARK = ".tar!/"
 """In the path of a shard's member, between the shard and the member's name."""
 
 
@@ -124,11 +124,11 @@ class Manifest:
         told = (pc.is_valid(self.table[name]) for name in ("member_offset", "member_size"))
         members = self.table.filter(pc.or_(*told))
         placed = pc.and_(pc.greater(members["member_offset"], 0), pc.greater_equal(members["member_size"], 0))
-        lost = pc.invert(pc.and_(pc.fill_null(placed, False), pc.match_substring(members["path"], _MEMBER_MARK)))
+        lost = pc.invert(pc.and_(pc.fill_null(placed, False), pc.match_substring(members["path"], MEMBER_MARK)))
         for first in members.filter(lost)["sample_id"].to_pylist()[:1]:
             raise DataError(
                 f"Sample {first} has no place in a shard.",
-                fix=f"A member has a path such as shard{_MEMBER_MARK}name.jpg, a member_offset and a member_size.",
+                fix=f"A member has a path such as shard{MEMBER_MARK}name.jpg, a member_offset and a member_size.",
             )
 
     def __len__(self) -> int:
@@ -312,7 +312,7 @@ def member_path(shard: str, name: str) -> str:
 
 def split_member(path: str) -> tuple[str, str]:
     """The shard and the name in the path of a member."""
-    shard, _, name = path.partition(_MEMBER_MARK)
+    shard, _, name = path.partition(MEMBER_MARK)
     return f"{shard}.tar", name
 
 

@@ -16,6 +16,7 @@ A manifest is a CSV or Parquet file with the columns
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ import pyarrow.parquet
 
 from cfvid.artifacts import atomic_file
 from cfvid.data.manifest import Manifest, Sample, no_labels, repeated
+from cfvid.data.manifest_paths import mended_paths
 from cfvid.errors import DataError
 from cfvid.media.source import is_url
 
@@ -57,7 +59,7 @@ def read_manifest(
     Raises:
         DataError: when the file or a needed column is missing, or a value has the wrong type.
     """
-    table = _read_table(path)
+    table = _with_plain_names(_read_table(path))
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if missing:
         raise DataError(
@@ -70,9 +72,10 @@ def read_manifest(
     if twice:
         raise DataError(f"{path} has the column {twice[0]} twice.")
     try:
+        paths = mended_paths(table["path"], ids=table["sample_id"], root=root, place=path)
         columns = {
             "sample_id": table["sample_id"],
-            "path": table["path"],
+            "path": paths,
             "labels": _label_lists(table, ("labels", "label"), label_separator),
             "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
@@ -89,8 +92,9 @@ def _read_table(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
         # Ids and labels such as 007 are text: only times and places are numbers.
-        types = {name: pa.string() for name in ("sample_id", "path", "label", "split", "unsure_labels")}
-        options = pyarrow.csv.ConvertOptions(column_types=types | _NUMBERS, strings_can_be_null=False)
+        types = dict.fromkeys(("sample_id", "path", "label", "split", "unsure_labels"), pa.string()) | _NUMBERS
+        written = {name: types[name.strip()] for name in _header(path) if name.strip() in types}
+        options = pyarrow.csv.ConvertOptions(column_types=written, strings_can_be_null=False)
         return pyarrow.csv.read_csv(
             path, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
         )
@@ -98,6 +102,17 @@ def _read_table(path: Path) -> pa.Table:
         raise DataError(f"The manifest {path} does not exist.") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as a manifest.", why=str(error).splitlines()[0]) from error
+
+
+def _header(path: Path) -> list[str]:
+    """The names of a CSV's columns as they are written."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _with_plain_names(table: pa.Table) -> pa.Table:
+    """Columns called ` label`, as after a comma and a blank, are called `label`."""
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _label_lists(table: pa.Table, names: Sequence[str], separator: str | None) -> pa.Array | pa.ChunkedArray:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from cfvid.config import resolve
 from cfvid.data import embedded
+from cfvid.data.blanks import trimmed
 from cfvid.data.folders import files_below, read_folder
 from cfvid.data.manifest import SCHEMA, Manifest, Sample, concatenate, from_samples
 from cfvid.data.manifest_files import read_manifest
@@ -98,6 +99,7 @@ def read_source(
             manifest = read_manifest(
                 path, media_root=media_root, label_separator=source.label_separator, trusted_roots=trusted
             )
+    manifest = trimmed(manifest, place=source.path)
     if len(manifest) == 0:
         raise _no_samples(source, f"read as {kind}; media files end in {', '.join(sorted(suffixes))}")
     manifest.check_paths()
@@ -249,21 +251,23 @@ def read_kinetics_csv(
     # With a byte order mark, which spreadsheet programs write, the first column would have another name.
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
         samples = [_kinetics_sample(row, root, present, split, f"{path}:{rows.line_num}") for row in rows]
     return from_samples(samples, trusted_roots=trusted_roots)
 
 
 def _kinetics_sample(row: dict[str, str], root: Path, present: dict[str, str], split: str, place: str) -> Sample:
     try:
-        video, split = row["youtube_id"], row.get("split") or split
+        video, split = row["youtube_id"].strip(), (row.get("split") or "").strip() or split
         start, end = float(row["time_start"]), float(row["time_end"])
         cut = f"{video}_{int(start):06d}_{int(end):06d}"
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: this row is not Kinetics' CSV format: {row}.", why=repr(error)) from error
     label = row.get("label") or ""
     # Kinetics-400's CSV may call it `validate`, while the folder is `val`.
     splits = [f"{name}/" for name in ((split, "val") if split.startswith("val") else (split,))]
-    labels = [f"{name}/" for name in (label, label.replace(" ", "_"))] if label else []
+    folder = label.strip()
+    labels = [f"{name}/" for name in (folder, folder.replace(" ", "_"))] if folder else []
     folders = [f"{part}{name}" for part in ("", *splits) for name in labels] + [*splits, ""]
     stems = [f"{folder}{name}" for name in (cut, video) for folder in folders]
     stem = next((stem for stem in stems if stem in present), stems[0])

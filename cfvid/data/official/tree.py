@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cfvid.artifacts import contained
+from cfvid.data.blanks import trimmed
 from cfvid.data.folders import files_below
 from cfvid.data.manifest import Manifest, Sample, from_samples
 from cfvid.errors import ConfigError, DataError
@@ -165,7 +166,7 @@ class Tree:
             )
         used = {sample.path for sample in there}
         return Prepared(
-            manifest=from_samples(there, trusted_roots=self.trusted_roots),
+            manifest=trimmed(from_samples(there, trusted_roots=self.trusted_roots), place=self.root),
             not_found=tuple(not_found),
             not_listed=tuple(path for path in self.media if path not in used),
         )
