@@ -9,7 +9,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from cfvid.data.manifest import Manifest, Sample
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool, Outcome, Work
+from cfvid.media.image import pixel_limit
 from cfvid.media.source import Media
 from cfvid.media.video import attempts_with
 from cfvid.sections.stages import RuntimeConfig
@@ -79,12 +80,24 @@ def open_pool(work: Work, *, attempts: tuple[str, ...], runtime: RuntimeConfig) 
     elif num_workers == 0 and launch.rank() == 0:
         logger.warning("decoding in this process, without guard (runtime.num_workers is 0)")
     return GuardedPool(
-        work,
+        _Limited(work, runtime.max_image_megapixels),
         attempts=attempts,
         num_workers=num_workers,
         deadline_s=runtime.decode_deadline_s,
         memory_gb=runtime.decode_memory_gb,
     )
+
+
+@dataclass(frozen=True)
+class _Limited:
+    """Work, wherever it is done, on pictures of limited size."""
+
+    work: Work
+    max_megapixels: float
+
+    def __call__(self, payload: Any, attempt: str) -> np.ndarray:
+        with pixel_limit(self.max_megapixels):
+            return self.work(payload, attempt)
 
 
 class SampleLoader:

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from cfvid.artifacts import digest_file
 from cfvid.data.clip_sampling import seconds_of, segment
 from cfvid.data.loader import Request
-from cfvid.media.image import read_image
+from cfvid.media.image import format_of, read_image
 from cfvid.media.source import Media, Member, opener, read_bytes
 from cfvid.media.video import VIDEO_DECODERS, TruncatedVideo, VideoReader, open_video
 
@@ -50,10 +50,8 @@ def _of_bytes(media: Media) -> dict[str, Any]:
 
 def _image(media: Media) -> dict[str, Any]:
     picture = read_image(media)
-    with Image.open(opener(media)()) as image:
-        codec = (image.format or "").lower()
     height, width = picture.shape[:2]
-    return {"width": width, "height": height, "codec": codec, "hashes": [perceptual_hash(picture)]}
+    return {"width": width, "height": height, "codec": format_of(media), "hashes": [perceptual_hash(picture)]}
 
 
 def _video(decoder: str, request: Request) -> dict[str, Any]:

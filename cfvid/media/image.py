@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from cfvid.errors import UnreadableSample
 from cfvid.media.source import Media, opener
+from cfvid.sections.stages import MAX_IMAGE_MEGAPIXELS
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+_SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+}
+FORMATS = tuple(_SUFFIXES_OF)
 """Formats that are opened; Pillow has many more decoders than training data needs."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
-MAX_PIXELS = 64_000_000
+SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)
+_max_megapixels = contextvars.ContextVar("max_megapixels", default=MAX_IMAGE_MEGAPIXELS)
 """Larger pictures are refused before their pixels are allocated."""
 _ADDRESS = re.compile(r"<_io.BytesIO object at 0x[0-9a-f]+>")
 _TURNS = {
@@ -29,7 +44,17 @@ _TURNS = {
 """What makes a picture of each EXIF orientation upright."""
 
 
-def read_image(media: Media, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+@contextlib.contextmanager
+def pixel_limit(megapixels: float) -> Iterator[None]:
+    """Inside, this thread reads pictures of up to so many million pixels."""
+    token = _max_megapixels.set(megapixels)
+    try:
+        yield
+    finally:
+        _max_megapixels.reset(token)
+
+
+def read_image(media: Media) -> np.ndarray:
     """Decode the first frame of a picture, a file or a member of a shard.
 
     Transparent pixels are laid on white; 16-bit and float greys are scaled to 8 bits.
@@ -41,22 +66,45 @@ def read_image(media: Media, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         UnreadableSample: when the file is missing, not of an allowed format, too large or damaged.
     """
     try:
-        with warnings.catch_warnings():
-            # The size is checked below, as an error; other warnings tell of harmless metadata.
-            warnings.simplefilter("ignore")
-            with Image.open(opener(media)(), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise UnreadableSample(f"{width}x{height} pixels exceed the limit of {max_pixels}")
-                image.load()
-                rgb, turn = to_rgb(image), _TURNS.get(_orientation(image))
-                return np.array(rgb if turn is None else rgb.transpose(turn))
+        with _opened(media) as image:
+            image.load()
+            rgb, turn = to_rgb(image), _TURNS.get(_orientation(image))
+            return np.array(rgb if turn is None else rgb.transpose(turn))
     except UnreadableSample:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         # The path is named elsewhere: reasons are counted, so they must not differ from file to file.
         message = _ADDRESS.sub("", str(error)).replace(repr(str(media)), "").replace(str(media), "")
         raise UnreadableSample(f"{type(error).__name__}: {message.strip()}") from error
+
+
+def format_of(media: Media) -> str:
+    """The format of a picture that can be read, in lower case."""
+    with _opened(media) as image:
+        return (image.format or "").lower()
+
+
+@contextlib.contextmanager
+def _opened(media: Media) -> Iterator[Image.Image]:
+    """A picture whose header has been read, and whose size is within the limit.
+
+    Raises:
+        UnreadableSample: when it is not.
+    """
+    most, of_pillow = _max_megapixels.get(), Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        # Warnings tell of harmless metadata. The size is checked here, by one limit and not by Pillow's as well.
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            with Image.open(opener(media)(), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > most * 1_000_000:
+                    limit = f"{most:g} megapixels (runtime.max_image_megapixels)"
+                    raise UnreadableSample(f"{width}x{height} pixels exceed the limit of {limit}")
+                yield image
+        finally:
+            Image.MAX_IMAGE_PIXELS = of_pillow
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

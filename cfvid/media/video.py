@@ -20,7 +20,13 @@ from cfvid.media.source import Media, Opener, opener
 from cfvid.media.torchcodec_reader import TorchCodecReader
 from cfvid.media.video_reader import TruncatedVideo, VideoReader
 
-SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp"})
+SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v"),
+        *(".mkv", ".webm", ".avi", ".divx", ".flv", ".wmv", ".asf", ".ogv", ".mxf"),
+        *(".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts"),
+    }
+)
 
 VIDEO_DECODERS: dict[str, Callable[[Opener], VideoReader]] = {"decord": DecordReader, "pyav": PyAVReader}
 """Those that are always there, in the order in which they are tried."""

@@ -13,6 +13,8 @@ from cfvid.sections.training import TrainingConfig
 
 _SAMPLES_PER_CLUSTER = 80
 _MOST_CLUSTERS = 16_000
+MAX_IMAGE_MEGAPIXELS = 64.0
+"""By default, larger pictures are refused."""
 
 
 class PretrainConfig(Section):
@@ -208,6 +210,8 @@ class RuntimeConfig(Section):
     """A decoder that takes longer for one sample is killed."""
     decode_memory_gb: Positive = 4.0
     """Memory that one decoding process may take."""
+    max_image_megapixels: Positive = MAX_IMAGE_MEGAPIXELS
+    """Pictures of more million pixels are refused before their pixels are allocated."""
     clip_cache: str | None = None
     """A folder where videos are kept, decoded and made small (`input.cache_short_side`), so that later epochs need not
     decode them. The first training look at a video then decodes all of it. Not kept: shards behind a URL, videos whose

@@ -10,7 +10,7 @@ from PIL import Image
 from support.media import corners_of, corners_picture
 
 from cfvid.errors import UnreadableSample
-from cfvid.media.image import read_image
+from cfvid.media.image import SUFFIXES, format_of, pixel_limit, read_image
 
 UPRIGHT = [[0, 1], [2, 3]]
 
@@ -31,11 +31,19 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
         ("a.jpg", 20),
         ("a.mpo", 20),
         ("a.gif", 0),
+        ("a.jfif", 20),
+        ("a.jpe", 20),
+        ("a.avif", 20),
+        ("a.jp2", 0),
+        ("a.j2k", 0),
+        ("a.pnm", 0),
+        ("a.apng", 0),
     ],
 )
 def test_every_format_that_is_read(name: str, tolerance: int, tmp_path: Path) -> None:
     picture = corners_picture()
     path = save(tmp_path / name, Image.fromarray(picture))
+    assert path.suffix in SUFFIXES | {".mpo"}
     pixels = read_image(path)
     assert pixels.shape == (64, 96, 3)
     assert pixels.dtype == np.uint8
@@ -188,6 +196,21 @@ def test_reasons_do_not_name_the_file(tmp_path: Path) -> None:
             read_image(tmp_path / name)
         reasons.add(str(caught.value))
     assert len(reasons) == 1
+
+
+def test_the_limit_of_pixels_can_be_set(tmp_path: Path) -> None:
+    """72 megapixels were refused, and no option lifted the limit of 64; Pillow has one of its own."""
+    large, larger = (save(tmp_path / f"{side}.png", Image.new("1", (side, 9000))) for side in (8000, 20_000))
+    of_pillow = Image.MAX_IMAGE_PIXELS
+    for read in (read_image, format_of):
+        with pytest.raises(UnreadableSample, match=r"8000x9000 .* limit of 64 megapixels \(runtime.max_image_megapix"):
+            read(large)
+    with pixel_limit(200):
+        assert read_image(large).shape == (9000, 8000, 3)
+        assert format_of(larger) == "png"
+        with pixel_limit(71.5), pytest.raises(UnreadableSample, match="limit of 71.5 megapixels"):
+            read_image(large)
+    assert of_pillow == Image.MAX_IMAGE_PIXELS
 
 
 def test_formats_that_are_not_allowed(tmp_path: Path) -> None:
