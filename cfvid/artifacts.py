@@ -347,10 +347,12 @@ def contained(root: Path, relative: str | Path) -> Path:
     """
     resolved_root = Path(root).resolve()
     path = Path(root) / relative
-    if Path(relative).is_absolute() or not path.resolve().is_relative_to(resolved_root):
+    target = path.resolve()
+    if Path(relative).is_absolute() or not target.is_relative_to(resolved_root):
+        folder = target if target.is_dir() else target.parent
         raise DataError(
-            f"{relative} leads out of {root}.",
+            f"{relative} leads out of {root}, to {target}.",
             why="absolute paths, '..' and links that leave the root are refused",
-            fix="Name the files' own root folder, or add the folder they are in to data.trusted_roots.",
+            fix=f"Name the files' own root folder, or trust the folder they are in ({folder}) by data.trusted_roots.",
         )
     return path

@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from cfvid import __version__, launch
-from cfvid.data_cli import add_data_arguments, add_source_arguments, describe_manifest, read_named_source, run_data
+from cfvid.data_cli import (
+    add_data_arguments,
+    add_source_arguments,
+    describe_manifest,
+    read_named_source,
+    run_data,
+)
 from cfvid.errors import CfvidError, ConfigError
+from cfvid.option_names import named_by_options
 
 STAGE_HELP = {
     "train": "all stages in order (but for the estimate), skipping what is done",
@@ -250,8 +257,9 @@ def _doctor(_options: argparse.Namespace) -> int:
 def _manifest(options: argparse.Namespace) -> int:
     from cfvid.data.manifest_files import write_manifest
 
-    manifest = read_named_source(options)
-    outside = write_manifest(manifest, options.out)
+    with named_by_options(options):
+        manifest = read_named_source(options)
+        outside = write_manifest(manifest, options.out)
     print("\n".join(describe_manifest(manifest, options.out, outside=outside)), flush=True)
     return 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfvid.errors import ConfigError
+from cfvid.option_names import in_options, named_by_options, section_of
 
 if TYPE_CHECKING:
     from cfvid.data.leaks import Leak
@@ -48,6 +49,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, parser_class: type[ar
     prepare.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file")
     prepare.add_argument("--fold", type=int, metavar="N", help="of sets with several official folds (default: 1)")
     prepare.add_argument("--classes", type=Path, metavar="FILE", help="imagenet9k: the classes to use, one wnid a line")
+    prepare.add_argument("--allow-missing", action="store_true", help="take what is there, if it is less than half")
     prepare.add_argument("--media", type=Path, metavar="DIR", help="cifar10, cifar100: where to write the pictures")
     _add_trusted_root(prepare)
     _add_check_arguments(
@@ -88,6 +90,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modality", required=True, help="video, image or frame: whose media files to take")
     parser.add_argument("--media-root", metavar="DIR", help="where the paths in a manifest start")
     parser.add_argument("--label-separator", metavar="TEXT", help="splits the labels in a CSV, e.g. '|'")
+    kind = "how to read it; `classes`: no top folder is a split (default: auto)"
+    parser.add_argument("--kind", default="auto", metavar="KIND", help=kind)
+    parser.add_argument("--train-split", metavar="NAME", help="what it is called (default: train, or a usual name)")
+    parser.add_argument("--val-split", metavar="NAME", help="what it is called (default: val, or a usual name)")
     _add_trusted_root(parser)
 
 
@@ -115,6 +121,8 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet file")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: cores, at most 8)")
+    parser.add_argument("--memory-gb", type=float, metavar="GB", help="of one decoding process (default: 4)")
+    parser.add_argument("--max-megapixels", type=float, metavar="N", help="of a picture (default: 64)")
     parser.add_argument(
         "--deadline",
         type=float,
@@ -156,7 +164,8 @@ def run_data(options: argparse.Namespace) -> int:
         "leaks": _leaks,
         "shard": _shard,
     }
-    actions[options.action](options)
+    with named_by_options(options):
+        actions[options.action](options)
     return 0
 
 
@@ -187,6 +196,7 @@ def _prepare(options: argparse.Namespace) -> None:
         suffixes=MODALITIES[card.modality].suffixes if card.modality else (),
         trusted_roots=[str(root.resolve()) for root in options.trusted_root],
         options={name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None},
+        allow_missing=options.allow_missing,
     )
     outside = write_manifest(prepared.manifest, options.out)
     print("\n".join(describe_manifest(prepared.manifest, options.out, outside=outside)))
@@ -214,9 +224,12 @@ def describe_manifest(manifest: Manifest, out: Path, *, outside: Sequence[Path])
     lines = [f"{out}: {len(manifest)} samples ({counts}), {len(manifest.classes)} classes"]
     several = any(len(sample.labels) > 1 or len(sample.unsure_labels) > 1 for sample in manifest)
     if out.suffix.lower() == ".csv" and several:
-        lines.append(f"Samples have several labels: read it with label_separator: '{SEPARATOR}'.")
+        option = f"by cfvid data with --label-separator '{SEPARATOR}'"
+        lines.append(f"Samples have several labels: read it with label_separator: '{SEPARATOR}', {option}.")
     return lines + [
-        f"Its paths into {root} are absolute: name that folder in data.trusted_roots to use them." for root in outside
+        f"Its paths into {root} are absolute: to use them, name that folder in data.trusted_roots, or to cfvid data by "
+        "--trusted-root."
+        for root in outside
     ]
 
 
@@ -237,10 +250,16 @@ def _check(options: argparse.Namespace) -> None:
     from cfvid.modalities import MODALITIES
     from cfvid.sections.stages import RuntimeConfig
 
+    given = {
+        "num_workers": options.workers,
+        "decode_deadline_s": options.deadline,
+        "decode_memory_gb": options.memory_gb,
+        "max_image_megapixels": options.max_megapixels,
+    }
+    runtime = section_of(RuntimeConfig, {name: value for name, value in given.items() if value is not None})
     manifest = read_named_source(options)
-    runtime = RuntimeConfig(num_workers=options.workers, decode_deadline_s=options.deadline)
     table = check(manifest, options.out, decoders=MODALITIES[options.modality].decoders, runtime=runtime)
-    print("\n".join([f"{options.out}:", *summary(table)]), flush=True)
+    print("\n".join([f"{options.out}:", *(in_options(line, options) for line in summary(table))]), flush=True)
 
 
 def read_named_source(options: argparse.Namespace) -> Manifest:
@@ -252,7 +271,8 @@ def read_named_source(options: argparse.Namespace) -> Manifest:
 
     if options.modality not in MODALITIES:
         raise ConfigError(f"--modality: {options.modality!r} is not one of {', '.join(MODALITIES)}")
-    source = SourceConfig(path=options.source, media_root=options.media_root, label_separator=options.label_separator)
+    names = ("kind", "media_root", "label_separator", "train_split", "val_split")
+    source = section_of(SourceConfig, {"path": options.source, **{name: getattr(options, name) for name in names}})
     data = DataConfig(pretrain=[source], targets={}, trusted_roots=[str(root) for root in options.trusted_root])
     return read_source(source, data=data, suffixes=MODALITIES[options.modality].suffixes, cache=cache_folder())
 

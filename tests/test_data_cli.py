@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.official import add_images, add_text, add_videos, decoded
 
 from cfvid.cli import main
@@ -91,6 +92,99 @@ def test_unsure_labels_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[
         manifest = read(out, modality="image", label_separator="|")
         assert (manifest[0].labels, manifest[0].unsure_labels) == (("car", "cat"), ("dog", "person"))
         assert decoded(manifest, modality="image").shape == (1, 3, 32, 32)
+
+
+def test_a_set_of_which_most_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`cfvid data prepare` refused when more than half of the listed files were missing, with no way on."""
+    root, out = add_hmdb(tmp_path / "set"), tmp_path / "m.csv"
+    add_text(root, "splits/wave_test_split1.txt", "b.avi 1", "gone.avi 2", "lost.avi 2")
+    arguments = ["data", "prepare", "hmdb51", "--root", str(root), "--out", str(out)]
+    assert main(arguments) == 3
+    shown = capsys.readouterr().err
+    assert "2 of 3 files that the annotations list are not below" in shown
+    assert "--allow-missing takes what is there" in shown
+    assert not out.exists()
+    assert main([*arguments, "--allow-missing"]) == 0
+    assert "2 listed files are not there and left out" in capsys.readouterr().out
+    assert read(out, modality="video").ids == ["wave/b"]
+    (root / "hmdb51_org" / "wave" / "b.avi").unlink()
+    assert main([*arguments, "--allow-missing"]) == 3
+    assert "3 of 3 files" in capsys.readouterr().err
+
+
+def test_a_linked_media_folder_is_trusted_by_the_option_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was refused with the name of a key of the configuration, which the command does not take."""
+    far = add_hmdb(tmp_path / "far") / "hmdb51_org"
+    root = tmp_path / "set"
+    add_text(root, "wave_test_split2.txt", "a ü.avi 1", "b.avi 2")
+    (root / "hmdb51_org").symlink_to(far)
+    for command in (
+        ["prepare", "hmdb51", "--root", str(root), "--out", str(tmp_path / "m.csv"), "--fold", "2"],
+        ["check", str(root), "--modality", "video", "--out", str(tmp_path / "m.parquet")],
+        ["shard", str(root), "--modality", "video", "--out", str(tmp_path / "shards")],
+    ):
+        assert main(["data", *command]) == 3
+        shown = capsys.readouterr().err
+        assert f"hmdb51_org leads out of {root}, to {far}." in shown
+        assert f"trust the folder they are in ({far}) by --trusted-root." in shown
+        assert "data.trusted_roots" not in shown
+        assert main(["data", *command, "--trusted-root", str(far)]) == 0
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        (["--media-root", "absent"], 3, "absent does not exist.\n  do:  Check --media-root."),
+        (["--train-split", "x", "--val-split", "x"], 2, "--train-split and --val-split are both 'x'"),
+        (["--kind", "classs"], 2, "--kind should be 'auto', 'embedded'"),
+        (["--deadline", "-1"], 2, "--deadline should be greater than 0"),
+        (["--workers", "-1"], 2, "--workers should be greater than or equal to 0"),
+        (["--memory-gb", "0"], 2, "--memory-gb should be greater than 0"),
+        (["--max-megapixels", "0"], 2, "--max-megapixels should be greater than 0"),
+    ],
+)
+def test_faults_name_the_options_of_the_command(
+    changes: list[str], code: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\na,b,1,2,train\n")
+    arguments = ["data", "check", str(tmp_path / "k.csv"), "--modality", "video", "--out", str(tmp_path / "c.parquet")]
+    assert main([*arguments, *changes]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_splits_and_classes_are_named_by_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = tmp_path / "set", tmp_path / "m.csv"
+    add_images(root, "train/car/1.png", "plane/a/2.png", "fit/car/3.png")
+    arguments = ["manifest", "--modality", "image", "--out", str(out), str(root)]
+    assert main(arguments) == 3
+    assert (
+        "name them by --train-split and --val-split; if all are classes, give --kind classes."
+        in capsys.readouterr().err
+    )
+    assert main([*arguments, "--kind", "classes"]) == 0
+    assert read(out, modality="image").classes == ["fit", "plane", "train"]
+    assert main([*arguments, "--train-split", "fit"]) == 0
+    assert read(out, modality="image").classes == ["a", "car"]
+
+
+def test_large_pictures_and_other_suffixes_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """.jfif and .avif were left out; pictures of more than 64 megapixels were refused, and no option let them in."""
+    folder = tmp_path / "s" / "train" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(folder / "1.jfif", format="JPEG")
+    Image.new("RGB", (40, 40)).save(folder / "2.avif")
+    Image.new("1", (9000, 8000)).save(folder / "3.png")
+    arguments = ["data", "check", str(tmp_path / "s"), "--modality", "image", "--out", str(tmp_path / "c.parquet")]
+    assert main([*arguments, "--workers", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 samples, 1 of them cannot be read" in shown
+    assert "9000x8000 pixels exceed the limit of 64 megapixels (--max-megapixels)" in shown
+    assert "avif (1)" in shown
+    assert main([*arguments, "--workers", "0", "--max-megapixels", "72"]) == 0
+    assert "3 samples, 0 of them cannot be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ ORDER = (
     "yaml_layers",
     "config_faults",
     "sections",
+    "option_names",
     "config",
     "media",
     "data",

@@ -50,6 +50,7 @@ def read_official(
     suffixes: Collection[str],
     trusted_roots: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    allow_missing: bool = False,
 ) -> Prepared:
     """Read a data set with the reader that its card names.
 
@@ -59,11 +60,12 @@ def read_official(
         suffixes: file name endings that are media.
         trusted_roots: folders that linked folders may lead to.
         options: of the reader, besides those that the card gives.
+        allow_missing: take what is there where more than half of what is listed is not.
 
     Raises:
         ConfigError: for options that this reader does not have, those that it needs and has not been given, and for
             sets that need no preparation.
-        DataError: when the folder is not in that layout.
+        DataError: when the folder is not in that layout, or most of what is listed is not there.
     """
     if card.reader is None:
         raise ConfigError(f"{card.title}: there is nothing to prepare.", fix=f"{card.get[0].upper()}{card.get[1:]}.")
@@ -76,4 +78,7 @@ def read_official(
     for name, parameter in own.items():
         if parameter.default is parameter.empty and name not in given and name != "suffixes":
             raise ConfigError(f"{card.title} needs --{name}; its card says what for.")
-    return reader(root, suffixes=suffixes, trusted_roots=trusted_roots, **given)
+    prepared = reader(root, suffixes=suffixes, trusted_roots=trusted_roots, **given)
+    if not allow_missing:
+        prepared.refuse_shortage()
+    return prepared

@@ -40,7 +40,7 @@ def read_imagenet_subset(
 
     Raises:
         ConfigError: when the list does not exist.
-        DataError: naming its first line of another form, or when more than half of its classes have no images.
+        DataError: naming its first line of another form, or when none of its classes has images.
     """
     if not classes.is_file():
         raise ConfigError(f"The list of classes {classes} does not exist.")
@@ -53,14 +53,16 @@ def read_imagenet_subset(
             sample_id = f"{wnid}/{Path(path).stem}"
             by_class[wnid].append(tree.sample(path, labels=[wnid], split="train", sample_id=sample_id))
     without = [wnid for wnid, samples in by_class.items() if not samples]
-    if len(without) > len(wnids) / 2:
-        raise DataError(
-            f"{len(without):,} of the {len(wnids):,} classes in {classes} have no images below {root}.",
-            why=f"one of the folders would be {root / without[0]}",
-            fix="Check --root, and that the archives are unpacked.",
-        )
+    told = f"{len(without):,} of the {len(wnids):,} classes in {classes} have no images below {root}."
+    if len(without) == len(wnids):
+        why = f"one of the folders would be {root / without[0]}"
+        raise DataError(told, why=why, fix="Check --root, and that the archives are unpacked.")
     found = tree.prepared([sample for samples in by_class.values() for sample in _divided(samples, held_out, seed)])
-    return dataclasses.replace(found, not_found=(*found.not_found, *(f"{wnid}/" for wnid in without)))
+    return dataclasses.replace(
+        found,
+        not_found=(*found.not_found, *(f"{wnid}/" for wnid in without)),
+        shortage=told if len(without) > len(wnids) / 2 else None,
+    )
 
 
 def _listed(path: Path) -> list[str]:

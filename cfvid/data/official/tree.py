@@ -24,6 +24,21 @@ class Prepared:
     """Paths of files that the annotations list, relative to the root, which are not there."""
     not_listed: tuple[str, ...]
     """Media files that are there, relative to the root, which no annotation lists."""
+    shortage: str | None = None
+    """Said where more than half of what is listed is not there, which is seldom meant: `refuse_shortage` refuses it."""
+
+    def refuse_shortage(self) -> None:
+        """Refuse a set of which most is missing.
+
+        Raises:
+            DataError: when there is a `shortage`.
+        """
+        if self.shortage is not None:
+            raise DataError(
+                self.shortage,
+                why=f"one of them would be {Path(self.manifest.roots[0]) / self.not_found[0]}",
+                fix="Check --root, and that the archives are unpacked; --allow-missing takes what is there.",
+            )
 
 
 class Tree:
@@ -150,25 +165,24 @@ class Tree:
         """What is listed and there, and what is only one of both.
 
         Raises:
-            DataError: when nothing is listed, when more than half of what is listed is not there, or when a sample
-                is listed in two ways.
+            DataError: when nothing is listed, when nothing of what is listed is there, or when a sample is listed in
+                two ways.
         """
         listed = _listed_once(samples)
         there = [sample for sample in listed if sample.path in self._media_set]
         not_found = [sample.path for sample in listed if sample.path not in self._media_set]
         if not listed:
             raise DataError(f"The annotations below {self.root} list no samples.")
-        if len(not_found) > len(listed) / 2:
-            raise DataError(
-                f"{len(not_found):,} of {len(listed):,} files that the annotations list are not below {self.root}.",
-                why=f"one of them would be {self.root / not_found[0]}",
-                fix="Check --root, and that the archives are unpacked.",
-            )
+        told = f"{len(not_found):,} of {len(listed):,} files that the annotations list are not below {self.root}."
+        if not there:
+            why = f"one of them would be {self.root / not_found[0]}"
+            raise DataError(told, why=why, fix="Check --root, and that the archives are unpacked.")
         used = {sample.path for sample in there}
         return Prepared(
             manifest=trimmed(from_samples(there, trusted_roots=self.trusted_roots), place=self.root),
             not_found=tuple(not_found),
             not_listed=tuple(path for path in self.media if path not in used),
+            shortage=told if len(not_found) > len(listed) / 2 else None,
         )
 
 

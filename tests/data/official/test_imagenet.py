@@ -110,13 +110,22 @@ def test_chosen_classes_with_a_part_held_out(subset: Path) -> None:
     assert all(name.startswith(TENCH) for name in val(held_out=0.3))
 
 
+def test_a_subset_of_which_most_classes_are_missing(subset: Path) -> None:
+    add_text(subset, "classes.txt", TENCH, "n00000001", "n00000002")
+    prepared = read_imagenet_subset(subset / "set", suffixes=IMAGES, classes=subset / "classes.txt")
+    assert prepared.manifest.classes == [TENCH]
+    told = "2 of the 3 classes .* have no images below .*\n.*would be .*n00000001.*\n.*--allow-missing"
+    with pytest.raises(DataError, match=told):
+        prepared.refuse_shortage()
+
+
 def test_faulty_lists_of_classes(subset: Path) -> None:
     with pytest.raises(ConfigError, match="absent.txt does not exist"):
         read_subset(subset / "set", classes=subset / "absent.txt")
     for lines, told in (
         ([TENCH, "tench"], "classes.txt:2: not a WordNet id"),
         ([], "lists no classes"),
-        ([TENCH, "n00000001", "n00000002"], "2 of the 3 classes .* have no images below .*\n.*would be .*n00000001"),
+        (["n00000001", "n00000002"], "2 of the 2 classes .* have no images below .*\n.*would be .*n00000001"),
     ):
         add_text(subset, "classes.txt", *lines)
         with pytest.raises(DataError, match=told):

@@ -59,8 +59,13 @@ def test_more_than_half_missing_names_a_place(tmp_path: Path) -> None:
     here = tree(tmp_path)
     two, three = ([here.sample(f"{n}.avi", labels=[], split="train") for n in range(1, last)] for last in (3, 4))
     assert len(here.prepared(two).manifest) == 1
-    with pytest.raises(DataError, match=rf"2 of 3 files .* {tmp_path}\.\n.*would be {tmp_path}/2\.avi"):
-        here.prepared(three)
+    prepared = here.prepared(three)
+    assert len(prepared.manifest) == 1
+    told = rf"2 of 3 files .* {tmp_path}\.\n.*would be {tmp_path}/2\.avi\n.*--allow-missing"
+    with pytest.raises(DataError, match=told):
+        prepared.refuse_shortage()
+    with pytest.raises(DataError, match=rf"1 of 1 files .* {tmp_path}\.\n.*would be {tmp_path}/2\.avi\n.*unpacked\.$"):
+        here.prepared([here.sample("2.avi", labels=[], split="train")])
     with pytest.raises(DataError, match="list no samples"):
         here.prepared([])
 
