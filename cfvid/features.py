@@ -124,14 +124,15 @@ class FeatureWriter:
             info = self.written(shard)
             if info is None:
                 raise AssertionError(f"shard {shard} is missing")
-            infos.append(info)
+            # The ids of all shards together would be too many strings.
+            infos.append({**info, "sample_ids": None, "count": len(info["sample_ids"])})
         skips = [Skip(s["sample_id"], s["path"], tuple(s["reasons"])) for info in infos for s in info["skips"]]
         write_skips(self._folder / LEDGER_NAME, sorted(skips, key=lambda skip: skip.sample_id))
         fallbacks: Counter[str] = Counter()
         for info in infos:
             fallbacks.update(info["fallbacks"])
-        num_samples = sum(len(info["sample_ids"]) for info in infos)
-        shape: list[int] = next((info["shape"][1:] for info in infos if info["sample_ids"]), [])
+        num_samples = sum(info["count"] for info in infos)
+        shape: list[int] = next((info["shape"][1:] for info in infos if info["count"]), [])
         overflowing = [shard for shard, info in enumerate(infos) if info.get("overflow")]
         names = [f"shards/{shard:05d}{end}" for shard in range(self.num_shards) for end in (".json", ".npy")]
         known = {f"shards/{shard:05d}.npy": info["sha256"] for shard, info in enumerate(infos)}
@@ -146,7 +147,7 @@ class FeatureWriter:
                 "num_skipped": len(skips),
                 "shape": shape,
                 "num_shards": self.num_shards,
-                "views_seen": sum(info["num_views"] * len(info["sample_ids"]) for info in infos),
+                "views_seen": sum(info["num_views"] * info["count"] for info in infos),
                 "fallbacks": dict(sorted(fallbacks.items())),
                 **({"overflowing_shards": overflowing} if overflowing else {}),
             },
@@ -231,9 +232,26 @@ class FeatureStore:
                 f"{len(absent)} samples have no feature in {self.folder}, first: {', '.join(absent[:5])}.",
                 why="they were not extracted, or could not be read (see its skips.jsonl)",
             )
-        result = np.empty((len(ids), *self.shape), dtype=np.float32)
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray, columns: slice = slice(None)) -> np.ndarray:
+        """Some values of the features in these rows, int64 (M,): float32, (M, ..., D'); all values by default."""
+        result = np.empty((len(rows), *self.shape[:-1], self._width(columns)), dtype=np.float32)
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shards):
             here = shards == shard
-            result[here] = self._array(int(shard))[rows[here] - self._starts[shard]]
+            result[here] = self._array(int(shard))[rows[here] - self._starts[shard], ..., columns]
         return result
+
+    def part(self, rows: slice, columns: slice = slice(None)) -> np.ndarray:
+        """As `take`, of rows that follow one another in `ids`."""
+        first, end, _ = rows.indices(len(self))
+        result = np.empty((end - first, *self.shape[:-1], self._width(columns)), dtype=np.float32)
+        for shard, (start, stop) in enumerate(pairwise(self._starts.tolist())):
+            low, high = max(first, start), min(end, stop)
+            if low < high:
+                result[low - first : high - first] = self._array(shard)[low - start : high - start, ..., columns]
+        return result
+
+    def _width(self, columns: slice) -> int:
+        return len(range(*columns.indices(self.shape[-1])))

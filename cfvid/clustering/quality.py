@@ -56,7 +56,8 @@ def agreement(ids: SampleIds, clusters_N: np.ndarray, known: Iterable[pa.RecordB
     if not num or 2 * num < num_labelled:
         return None
     clusters, labels = clusters_N[labels_N >= 0].astype(np.int32), labels_N[labels_N >= 0]
-    counts = contingency_matrix(labels, clusters)
+    # Thousands of labels times thousands of clusters: most pairs do not occur.
+    counts = contingency_matrix(labels, clusters, sparse=True)
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
         "ari": float(adjusted_rand_score(labels, clusters)),

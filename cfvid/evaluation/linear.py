@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,10 @@ class LinearProbe:
         result = np.full((num_samples * num_views, self.num_classes_), -np.inf, dtype=np.float32)
         result[:, self.classes_] = self.solution_.log_probabilities(examples)
         return result.reshape(num_samples, num_views, -1)
+
+    def logit_blocks(self, blocks: Iterable[np.ndarray], *, num_views: int) -> Iterator[np.ndarray]:  # noqa: ARG002
+        """`logits` of blocks of samples, in their order."""
+        return map(self.logits, blocks)
 
 
 def few_of_each(ids: Sequence[str], labels_N: np.ndarray, num: int, *, seed: int) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet
 from sklearn.metrics import confusion_matrix
 
@@ -20,17 +21,19 @@ _MOST_PAIRS = 5
 
 
 class Confusions:
-    """Adds up predictions, evaluation by evaluation."""
+    """Adds up predictions, evaluation by evaluation; kept is how often each pair of a label and a name occurs."""
 
     def __init__(self) -> None:
-        self._said: dict[Cell, list[tuple[list[str], list[str]]]] = {}
+        self._counts: dict[Cell, list[pa.Table]] = {}
 
     def add(self, cell: Cell, predictions: Path) -> None:
         """Count one evaluation's predictions; those that name no class, or of samples with several, are passed over."""
         schema = pyarrow.parquet.read_schema(predictions)
         if {"label", "predicted"} <= set(schema.names) and not pyarrow.types.is_list(schema.field("label").type):
-            table = pyarrow.parquet.read_table(predictions, columns=["label", "predicted"]).to_pydict()
-            self._said.setdefault(cell, []).append((table["label"], table["predicted"]))
+            table = pyarrow.parquet.read_table(predictions, columns=["label", "predicted"])
+            self._counts.setdefault(cell, []).append(
+                table.group_by(["label", "predicted"]).aggregate([([], "count_all")])
+            )
 
     def plain(self) -> list[dict[str, Any]]:
         """For each cell `target`, `protocol`, `network`; `classes` and `counts` (rows are the true ones), where there
@@ -38,23 +41,27 @@ class Confusions:
         `share` of the label's samples.
         """
         entries = []
-        for (target, protocol, network), parts in self._said.items():
-            labels, said = (list(itertools.chain.from_iterable(part[side] for part in parts)) for side in (0, 1))
+        for (target, protocol, network), parts in self._counts.items():
+            together = pa.concat_tables(parts).group_by(["label", "predicted"]).aggregate([("count_all", "sum")])
+            labels, said = together["label"].to_pylist(), together["predicted"].to_pylist()
+            counts = together["count_all_sum"].to_pylist()
             classes = sorted({*labels, *said})
             entry: dict[str, Any] = {"target": target, "protocol": protocol, "network": network}
             if len(classes) <= MOST_CLASSES:
-                entry |= {"classes": classes, "counts": confusion_matrix(labels, said, labels=classes).tolist()}
-            entries.append(entry | {"pairs": _pairs(labels, said)})
+                matrix = confusion_matrix(labels, said, labels=classes, sample_weight=counts)
+                entry |= {"classes": classes, "counts": matrix.tolist()}
+            entries.append(entry | {"pairs": _pairs(labels, said, counts)})
         return entries
 
 
-def _pairs(labels: Sequence[str], said: Sequence[str]) -> list[dict[str, Any]]:
-    sizes = Counter(labels)
-    wrong = Counter((label, name) for label, name in zip(labels, said, strict=True) if label != name)
-    first = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:_MOST_PAIRS]
+def _pairs(labels: Sequence[str], said: Sequence[str], counts: Sequence[int]) -> list[dict[str, Any]]:
+    sizes: Counter[str] = Counter()
+    for label, count in zip(labels, counts, strict=True):
+        sizes[label] += count
+    wrong = [(-count, label, name) for label, name, count in zip(labels, said, counts, strict=True) if label != name]
     return [
-        {"label": label, "predicted": name, "count": count, "share": count / sizes[label]}
-        for (label, name), count in first
+        {"label": label, "predicted": name, "count": -count, "share": -count / sizes[label]}
+        for count, label, name in heapq.nsmallest(_MOST_PAIRS, wrong)
     ]
 
 

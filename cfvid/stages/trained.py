@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from cfvid import ranks
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
+from cfvid.evaluation.scoring import Said
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import build_network
 from cfvid.sections.training import TrainingConfig
@@ -34,8 +37,7 @@ def finetune(run: Run, evaluation: Evaluation) -> Outcome:
     network = build_network(candidate.arch, num_classes=len(target.classes), seed=seed)
     network.trunk.load_state_dict(candidate.load().trunk.state_dict())
     targets = Targets(target.classes, target.train.labels_by_id)
-    ids, logits_NVD = _trained(run, evaluation, network, targets, training=config, part_lrs=config.part_lrs)
-    return named(run, evaluation, ids, {None: logits_NVD}, {})
+    return _trained(run, evaluation, network, targets, training=config, part_lrs=config.part_lrs)
 
 
 def heads(run: Run, evaluation: Evaluation) -> Outcome:
@@ -54,10 +56,8 @@ def heads(run: Run, evaluation: Evaluation) -> Outcome:
             shape=run.modality.example(1).shape,
         )
     targets = Repeated(Targets(target.classes, target.train.labels_by_id), len(layers))
-    ids, all_NVD = _trained(run, evaluation, network, targets, training=config)
-    by_layer = np.split(all_NVD, len(layers), axis=-1)
     sizes = {at_layer("values", layer): size for layer, size in zip(layers, network.sizes, strict=True)}
-    return named(run, evaluation, ids, dict(zip(layers, by_layer, strict=True)), sizes)
+    return _trained(run, evaluation, network, targets, training=config, layers=layers, facts=sizes)
 
 
 def _trained(
@@ -68,9 +68,11 @@ def _trained(
     *,
     training: TrainingConfig,
     part_lrs: Mapping[str, float] | None = None,
-) -> tuple[list[str], np.ndarray]:
-    """Train a network on the target, and give what it says of each validation sample: ids and (N, V, D)."""
-    target, config = evaluation.target, run.config
+    layers: Sequence[str | None] = (None,),
+    facts: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Train a network on the target, and score what it says of the validation samples, layer beside layer."""
+    target = evaluation.target
     # Random draws are named by the protocol and the target alone: every candidate sees the same batches.
     stage = f"{evaluation.protocol} on {target.name}"
     logger.info("%s: %s", stage, evaluation.candidate.name)
@@ -85,20 +87,41 @@ def _trained(
         seed=evaluation.seed,
         part_lrs=part_lrs,
     )
+    own = list(_scored(run, evaluation, network, layers, stage=stage))
+    batches = [batch for several in ranks.everywhere(own) for batch in several]
+    if not batches:
+        raise DataError(f"{stage}: none of the val samples could be read.")
+    ids = [sample_id for batch in batches for sample_id in batch.ids]
+    said = {layer: Said.joined([batch.said[place] for batch in batches]) for place, layer in enumerate(layers)}
+    return named(run, evaluation, ids, said, dict(facts or {}), num_views=batches[0].num_views)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What is kept of a batch of validation samples."""
+
+    ids: list[str]
+    num_views: int
+    said: list[Said]
+    """By each layer."""
+
+
+def _scored(
+    run: Run, evaluation: Evaluation, network: nn.Module, layers: Sequence[str | None], *, stage: str
+) -> Iterator[_Scored]:
+    """This process' share of the validation samples, batch by batch: no more than one batch's logits are there."""
+    target = evaluation.target
     own = target.val.ids[ranks.own_part(len(target.val))]
     with run.loader(target.val, stage=stage, ledger_path=evaluation.folder / "val_skips.jsonl") as loader:
-        own_parts = list(
-            forward_views(
-                network,
-                loader,
-                own,
-                look="score",
-                batch_size=config.transfer.batch_size,
-                modality=run.modality,
-                accelerator=run.accelerator,
-            )
-        )
-    parts = [part for several in ranks.everywhere(own_parts) for part in several]
-    if not parts:
-        raise DataError(f"{stage}: none of the val samples could be read.")
-    return [sample_id for some, _ in parts for sample_id in some], np.concatenate([said for _, said in parts])
+        for ids, logits_NVD in forward_views(
+            network,
+            loader,
+            own,
+            look="score",
+            batch_size=run.config.transfer.batch_size,
+            modality=run.modality,
+            accelerator=run.accelerator,
+        ):
+            labels_NL = target.label_sets(ids, target.val)
+            by_layer = np.split(logits_NVD, len(layers), axis=-1)
+            yield _Scored(ids, logits_NVD.shape[1], [Said.of_logits(part, labels_NL) for part in by_layer])

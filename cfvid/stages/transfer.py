@@ -35,6 +35,8 @@ from cfvid.training.checkpoint import remove_states
 logger = logging.getLogger(__name__)
 
 KIND = "transfer-scores"
+_FOR_PEOPLE = ("probability", "nearest", "decisions")
+"""Columns of predictions that no metric is made of."""
 
 
 def transfer(run: Run) -> Path:
@@ -143,7 +145,10 @@ def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:
     """
     record = Record.read(folder, kind=KIND)
     record.verify(folder, only=("predictions.parquet",))
-    table = pyarrow.parquet.read_table(folder / "predictions.parquet")
+    path = folder / "predictions.parquet"
+    # Lists of samples or of decisions take hundreds of bytes a sample.
+    names = [name for name in pyarrow.parquet.read_schema(path).names if name.partition("@")[0] not in _FOR_PEOPLE]
+    table = pyarrow.parquet.read_table(path, columns=names)
     parts: dict[str, list[np.ndarray]] = {}
     for column in table.column_names:
         name, _, layer = column.partition("@")

@@ -19,6 +19,7 @@ ORDER = (
     "ranks",
     "progress",
     "seeds",
+    "parts",
     "artifacts",
     "folder_lock",
     "shipped",

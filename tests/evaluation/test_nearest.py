@@ -65,6 +65,6 @@ def test_the_first_right_one_is_counted_from_one() -> None:
 def test_the_nearest_rows_are_in_order() -> None:
     rng = np.random.default_rng(2)
     points, queries = unit(rng.normal(size=(50, 5))), unit(rng.normal(size=(7, 5)))
-    cosines, rows = nearest_rows(queries, points, 6)
+    [(cosines, rows)] = nearest_rows([queries[:3], queries[3:]], points, 6)
     np.testing.assert_array_equal(rows, np.argsort(-(queries @ points.T), axis=1)[:, :6])
     assert (np.diff(cosines, axis=1) <= 0).all()

@@ -1,0 +1,48 @@
+"""Long arrays in parts, so that what is made of each row is never there for all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+MOST_VALUES = 2**24
+"""Of one part: 64 MiB in single precision, and a few times that while it is worked on."""
+
+
+def parts(num_rows: int, values_per_row: int) -> list[slice]:
+    """The rows in as few parts of about equal size as have at most MOST_VALUES values each.
+
+    Equal ones, because BLAS rounds products of very few rows in another way than those of many: with parts of equal
+    size, results do not depend on how long the array is.
+
+    Args:
+        num_rows: of the array.
+        values_per_row: of the largest thing that is made of a row.
+
+    Returns:
+        Slices in order, which cover all rows; none for no rows.
+    """
+    size = max(1, MOST_VALUES // max(1, values_per_row))
+    count = -(-num_rows // size)
+    each, rest = divmod(num_rows, max(1, count))
+    ends = [0]
+    for number in range(count):
+        ends.append(ends[-1] + each + (number < rest))
+    return [slice(first, end) for first, end in pairwise(ends)]
+
+
+def blocks_of(size: int, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows in blocks of `size`, but for the last one, however many the given blocks have."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        rest = block
+        while len(rest):
+            waiting.append(rest[: size - sum(map(len, waiting))])
+            rest = rest[len(waiting[-1]) :]
+            if sum(map(len, waiting)) == size:
+                yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+                waiting = []
+    if waiting:
+        yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
