@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cfvid import launch
-from cfvid.artifacts import Record, is_complete, refuse_changes
+from cfvid.artifacts import Record, changes, is_complete, refuse_changes
 from cfvid.config import RunConfig
 from cfvid.data.cards import not_mirrored
 from cfvid.errors import ArtifactError, CfvidError, ConfigError, DamagedArtifact, DataError
@@ -26,8 +26,8 @@ from cfvid.stages.estimate import claims as of_estimate
 from cfvid.stages.evaluations import read_target
 from cfvid.stages.extract import claims as of_extract
 from cfvid.stages.pool import WITH_LABELS, check_counts, check_distillation, expected_labels, store_dims
+from cfvid.stages.pretrain import check_weights, make_task
 from cfvid.stages.pretrain import claims as of_pretrain
-from cfvid.stages.pretrain import make_task
 from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
@@ -203,10 +203,13 @@ def check_clip_cache(run: Run) -> None:
 
 
 def _check_pretrain(run: Run) -> None:
-    if run.config.pretrain.weights is None:
+    weights = run.config.pretrain.weights
+    if weights is None:
         make_task(run)
     else:
-        list(of_pretrain(run))  # digests the weights, which must be there
+        [(folder, inputs)] = of_pretrain(run)  # digests the weights, which must be there
+        if not is_complete(folder) or changes(folder, inputs):
+            check_weights(run, weights)
 
 
 def _pool_size(run: Run, stages: Collection[str]) -> int:

@@ -195,6 +195,7 @@ class _Maker:
             if other.network not in NETWORK_FOLDERS:
                 raise ConfigError(f"The arm {name} cannot start from {arm.starts_from}, which trains no network.")
             own["pretrain.weights"] = str(self._folder(arm.starts_from) / NETWORK_FOLDERS[other.network])
+            own["pretrain.weights_prefix"] = None  # of weights that the user brings
         if arm.teachers:
             own["cluster.more_features"] = [str(self._folder(teacher) / "extract") for teacher in arm.teachers]
         layers = [*self.common, layer_of(own, name=f"arm {name}")]

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cfvid.errors import CfvidError, ConfigError, WeightsError
+from cfvid.models.file_kinds import WEIGHTS_SUFFIXES
 
 PREFIX = "hf://"
 _FORM = re.compile(r"hf://(?P<org>[\w.-]+)/(?P<name>[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>[^@]+))?")
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".torch")
-"""All but the first are read with `weights_only`."""
 _PATIENCE_S = 10.0
 
 
@@ -48,10 +47,10 @@ def parse(weights: str) -> HubFile:
     parts = [match["org"], match["name"], match["revision"] or "main", *PurePosixPath(file).parts]
     if any(set(part) <= {".", "/"} for part in parts):
         raise ConfigError(f"pretrain.weights: {weights!r} leads out of its repository.", fix=form)
-    if PurePosixPath(file).suffix not in _SUFFIXES:
+    if PurePosixPath(file).suffix not in WEIGHTS_SUFFIXES:
         raise ConfigError(
             f"pretrain.weights: {file} of {weights!r} is no weights file.",
-            fix=f"Name one ending in {', '.join(_SUFFIXES)}.",
+            fix=f"Name one ending in {', '.join(WEIGHTS_SUFFIXES)}.",
         )
     return HubFile(f"{match['org']}/{match['name']}", match["revision"] or "main", file)
 
@@ -94,6 +93,6 @@ def _fetch(wanted: HubFile, weights: str, beside: Path) -> Path:
         raise WeightsError(
             f"{weights} is not on this machine and cannot be fetched.",
             why=lines[0] if lines else type(error).__name__,
-            fix=f"Check the name and the connection; or fetch {url} elsewhere and put it in {beside.parent} "
-            f"as {beside.name}.",
+            fix=f"Check the connection and the name (hf://ORG/NAME/FILE for another file than {wanted.file}); or fetch "
+            f"{url} elsewhere and put it in {beside.parent} as {beside.name}.",
         ) from error

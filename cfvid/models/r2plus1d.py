@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,9 @@ def vmz_r2plus1d(depth: int) -> tuple[nn.Module, int]:
 
 def r2plus1d_50() -> tuple[nn.Module, int]:
     """pytorchvideo's R(2+1)D-50 (bottleneck blocks) and its feature dimension."""
-    from pytorchvideo.models.r2plus1d import create_r2plus1d
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # pytorchvideo calls torch.jit.script when it is imported
+        from pytorchvideo.models.r2plus1d import create_r2plus1d
 
     trunk = create_r2plus1d(model_depth=50, dropout_rate=0.0, head_activation=None)
     head = trunk.blocks[-1]

@@ -8,6 +8,7 @@ NETWORK/
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from cfvid.artifacts import Record, atomic_folder, read_json, write_json
 from cfvid.errors import WeightsError
 from cfvid.models.zoo import ARCHITECTURES, Network
 
-NETWORK_FILES = ("config.json", "model.safetensors", "record.json")
+WEIGHTS_NAME = "model.safetensors"
+NETWORK_FILES = ("config.json", WEIGHTS_NAME, "record.json")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,21 @@ def save_network(folder: Path, network: Network, config: NetworkConfig) -> Recor
     """Write a network folder."""
     with atomic_folder(folder) as temporary:
         state = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
-        safetensors.torch.save_file(state, temporary / "model.safetensors")
+        safetensors.torch.save_file(state, temporary / WEIGHTS_NAME)
         write_json(temporary / "config.json", asdict(config))
         return Record.write(
             temporary,
             kind="network",
             inputs={"arch": config.arch, "modality": config.modality},
-            files=["config.json", "model.safetensors"],
+            files=["config.json", WEIGHTS_NAME],
         )
+
+
+def is_network(folder: Path) -> bool:
+    """Whether there is a folder with the files of a network, whatever is in them."""
+    with contextlib.suppress(OSError):  # a folder that may not be entered
+        return all((folder / name).is_file() for name in NETWORK_FILES)
+    return False
 
 
 def load_network(folder: Path) -> tuple[Network, NetworkConfig]:
@@ -58,10 +67,28 @@ def load_network(folder: Path) -> tuple[Network, NetworkConfig]:
         DamagedArtifact: when a file was altered.
         WeightsError: when this version does not know the architecture.
     """
-    Record.read(folder, kind="network").verify(folder)
-    config = NetworkConfig(**read_json(folder / "config.json"))
-    if config.arch not in ARCHITECTURES:
-        raise WeightsError(f"{folder} is a {config.arch!r} network, which this version does not know.")
+    config = network_config(folder)
     network = Network(config.arch, num_classes=config.num_classes)
-    network.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS_NAME))
     return network, config
+
+
+def network_config(folder: Path) -> NetworkConfig:
+    """What a network folder holds, its digests checked.
+
+    Raises:
+        ArtifactError, DamagedArtifact, WeightsError: as `load_network`.
+    """
+    Record.read(folder, kind="network").verify(folder)
+    try:
+        config = NetworkConfig(**read_json(folder / "config.json"))
+    except TypeError as error:
+        raise WeightsError(
+            f"{folder} was written by another version of cfvid.", why=str(error), fix="Use the version that wrote it."
+        ) from error
+    if config.arch not in ARCHITECTURES:
+        raise WeightsError(
+            f"{folder} is a {config.arch!r} network, which this version does not know.",
+            fix=f"Use the version that wrote it, or one of {', '.join(ARCHITECTURES)}.",
+        )
+    return config

@@ -31,6 +31,8 @@ from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.cluster import recorded_settings
 from cfvid.stages.context import Run
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
+from cfvid.stages.pretrain import NEVER_TRAINED
+from cfvid.stages.pretrain import recorded_settings as recorded_pretraining
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
 from cfvid.training.metrics import METRICS_NAME, read_metrics
 
@@ -169,7 +171,9 @@ def _inconsistencies(run: Run, records: Mapping[str, Record]) -> list[str]:
             found.append(f"{stage} was made from other {noun} than those in {source}: run it again.")
     config = run.config.plain()
     config["cluster"] = recorded_settings(run.config)
-    config["pretrain"].pop("input")  # recorded as part of `input`
+    config["pretrain"] = recorded_pretraining(run.config)
+    if "pretrain" in records and records["pretrain"].facts.get("never_trained"):
+        found.append(NEVER_TRAINED.format(what=config["pretrain"]["weights"]))
     for stage, record in records.items():
         for key, then in record.inputs.items():
             # `input` is recorded in part, weights that were brought by their digest, `auto` as what it came to.

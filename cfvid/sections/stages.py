@@ -25,6 +25,9 @@ class PretrainConfig(Section):
     weights: str | None = None
     """Use these instead of training: a cfvid checkpoint folder, a foreign state dict (.safetensors, .pth), or a file
     of the Hugging Face Hub, hf://ORG/NAME[@REVISION][/FILE]."""
+    weights_prefix: str | None = None
+    """With `weights` of a file that holds several networks (student and teacher, plain and averaged weights): what the
+    keys of the one that is meant begin with, e.g. `teacher`."""
     task: Literal["labels", "rotation", "jigsaw", "clip_order"] = "labels"
     """What is learnt: the labels; or, without labels, by how much a sample was turned, the order of a picture's tiles
     (2D networks), the order of a video's pieces (3D networks; four times as long as a clip, shorter videos are left
@@ -55,6 +58,8 @@ class PretrainConfig(Section):
             idle = [name for name, is_set in of_labels.items() if is_set]
             if idle:
                 raise ValueError(f"{', '.join(idle)}: no effect with task: {self.task}, which uses no labels")
+        if self.weights_prefix is not None and self.weights is None:
+            raise ValueError("weights_prefix: no effect without weights")
         if self.input and self.weights is not None:
             raise ValueError("input: no effect with weights, which are not trained")
         if self.noise == "tags" and self.extra_tags < 1:

@@ -3,7 +3,8 @@
 RUN/pretrain/
   network/             N_pre
   labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained on labels)
-  import.json          of a foreign file: what was recognised, which keys were used, the numeric self-test
+  import.json          of a foreign file: what was recognised, which network of the file was taken and which others
+                       it has, which keys were used, whether it was ever trained, the numeric self-test
   metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl
 """
 
@@ -19,12 +20,16 @@ from torch import nn
 
 from cfvid import ranks
 from cfvid.artifacts import digest_file, write_json
+from cfvid.config import RunConfig
 from cfvid.data.skips import LEDGER_NAME
-from cfvid.errors import ConfigError, DataError, WeightsError
-from cfvid.models.foreign import load_foreign
+from cfvid.errors import ConfigError, DataError
+from cfvid.models.foreign import Imported, load_foreign
+from cfvid.models.foreign_file import readable_kind
+from cfvid.models.foreign_network import CHOICE, find_network
 from cfvid.models.hub import is_on_hub, locate
 from cfvid.models.known_sources import input_differences
-from cfvid.models.weights import load_network
+from cfvid.models.matching import never_trained
+from cfvid.models.weights import WEIGHTS_NAME, is_network, load_network, network_config
 from cfvid.models.zoo import build_network
 from cfvid.stages.context import Run, cache_folder
 from cfvid.stages.fit import complete, fit
@@ -36,6 +41,10 @@ from cfvid.tasks.measure import Device
 logger = logging.getLogger(__name__)
 
 KIND = "pretrain"
+NEVER_TRAINED = (
+    "{what} was never trained: its batch normalisation has means of 0, variances of 1 and has seen no batch. "
+    "N_pre is a random network."
+)
 _SEEN_BY_THE_NETWORK = ("mean", "std", "num_frames", "frame_rate_hz")
 """Keys of `input` that weights expect to be as they were; crops of another size are usual."""
 
@@ -70,20 +79,25 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _inputs(run: Run) -> dict[str, Any]:
     config = run.config
     if config.pretrain.weights is not None:
-        path = _located(run, config.pretrain.weights)
-        file = path / "model.safetensors" if path.is_dir() else path
-        if not file.is_file():
-            raise WeightsError(f"The weights {file} do not exist.", fix="Put them there, or set pretrain.weights.")
-        chosen = {"arch": config.pretrain.arch, "weights": digest_file(file)}
+        chosen = {"arch": config.pretrain.arch, "weights": digest_file(_weights_file(run, config.pretrain.weights))}
+        if config.pretrain.weights_prefix is not None:
+            chosen["weights_prefix"] = config.pretrain.weights_prefix
         return {**config.plain("modality", "seed"), "pretrain": chosen, "input": run.input_for("train")}
-    settings = config.plain("modality", "seed", "pretrain")
-    del settings["pretrain"]["input"]  # part of what follows
     return {
-        **settings,
+        **config.plain("modality", "seed"),
+        "pretrain": recorded_settings(config),
         **run.arithmetic,
         "input": run.looking(config.pretrain_input.model_dump()).input_for("train", "extract"),
         "manifest": run.identify(run.manifest("pretrain")),
     }
+
+
+def recorded_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings of `pretrain` as the record of a trained N_pre names them: `input` is part of another entry of it, and
+    `weights_prefix` is a setting of weights alone.
+    """
+    settings: dict[str, Any] = config.plain("pretrain")["pretrain"]
+    return {key: value for key, value in settings.items() if key not in ("input", "weights_prefix")}
 
 
 # ---------------------------------------------------------------------------------------------- trained here
@@ -165,31 +179,69 @@ def _located(run: Run, weights: str) -> Path:
     return locate(weights, cache=cache_folder(run.config.runtime.cache))
 
 
+def _weights_file(run: Run, weights: str) -> Path:
+    """The file that holds the tensors.
+
+    Raises:
+        WeightsError: when there is none, or it is something else.
+    """
+    path = _located(run, weights)
+    if is_network(path):
+        return path / WEIGHTS_NAME
+    readable_kind(path)
+    return path
+
+
+def check_weights(run: Run, weights: str) -> None:
+    """Look whether weights are of the configured architecture, without computing anything with them.
+
+    Raises:
+        ConfigError: when they are a network of cfvid of another architecture.
+        WeightsError: when they cannot be read, or do not fit.
+    """
+    config, path = run.config.pretrain, _located(run, weights)
+    if not is_network(path):
+        find_network(path, config.arch, prefix=config.weights_prefix)
+        return
+    saved = network_config(path)
+    if saved.arch != config.arch:
+        raise ConfigError(
+            f"{path} is a {saved.arch} network, pretrain.arch is {config.arch}.",
+            fix=f"Set pretrain.arch to {saved.arch}.",
+        )
+    if config.weights_prefix is not None:
+        raise ConfigError(
+            f"{CHOICE} is {config.weights_prefix!r}, but {path} is a network of cfvid, whose keys have no prefix.",
+            fix=f"Leave {CHOICE} out.",
+        )
+
+
 def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None:
-    arch, path = run.config.pretrain.arch, _located(run, weights)
+    path = _located(run, weights)
     if is_on_hub(weights):
         logger.info("pretrain: %s is %s", weights, path)
     files: list[str] = []
     classes: list[str] = []
-    if path.is_dir():
+    if is_network(path):
+        check_weights(run, weights)
         network, saved = load_network(path)
-        if saved.arch != arch:
-            raise ConfigError(
-                f"{path} is a {saved.arch} network, pretrain.arch is {arch}.", fix=f"Set pretrain.arch to {saved.arch}."
-            )
         classes = saved.classes
         source = saved.made_by.get("source") or {}
+        is_random = never_trained(network.trunk.state_dict())
         _warn_of_other_input(run, weights, saved.input)
     else:
-        network = build_network(arch, num_classes=1, seed=0)
-        found = load_foreign(path, network)
+        network = build_network(run.config.pretrain.arch, num_classes=1, seed=0)
+        found = load_foreign(path, network, prefix=run.config.pretrain.weights_prefix)
         source = {"file": weights if is_on_hub(weights) else path.name, **asdict(found.source)}
-        told = {"file": source["file"], "source": asdict(found.source), "self_test": asdict(found.self_test)}
-        write_json(folder / "import.json", {**told, **asdict(found.keys)})
+        is_random = found.never_trained
+        write_json(folder / "import.json", _told(found, file=source["file"]))
         files.append("import.json")
         known = f"{weights} ({found.source.name}, by its {found.source.known_by})"
         _warn_of_other_input(run, known, found.source.trained_with)
-    facts = {"held_out_accuracy": None}
+    facts: dict[str, Any] = {"held_out_accuracy": None}
+    if is_random:
+        facts["never_trained"] = True
+        logger.warning("pretrain: %s", NEVER_TRAINED.format(what=weights))
     complete(
         run,
         network,
@@ -201,6 +253,21 @@ def _bring(run: Run, folder: Path, weights: str, inputs: dict[str, Any]) -> None
         facts=facts,
         source=source,
     )
+
+
+def _told(found: Imported, *, file: str) -> dict[str, Any]:
+    """What import.json says."""
+    return {
+        "file": file,
+        "file_kind": found.file_kind,
+        "prefix": found.prefix,
+        "other_networks": found.other_networks,
+        "left_out": found.left_out,
+        "never_trained": found.never_trained,
+        "source": asdict(found.source),
+        "self_test": asdict(found.self_test),
+        **asdict(found.keys),
+    }
 
 
 def _warn_of_other_input(run: Run, what: str, trained_with: Mapping[str, Any]) -> None:

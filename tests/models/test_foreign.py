@@ -6,6 +6,8 @@ The originals are built here from torchvision's classes, independently of cfvid.
 
 from __future__ import annotations
 
+import argparse
+import collections
 import json
 import logging
 from collections.abc import Callable
@@ -176,14 +178,20 @@ def test_flat_names_with_prefixes(tmp_path: Path, prefix: str) -> None:
     assert_same(network, original, PICTURE)
 
 
-def test_a_vissl_checkpoint_that_holds_objects_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "model_final.torch"
-    torch.save({"classy_state_dict": {"base_model": {}}, "loss": np.float64(1.5), "file": Path("x")}, path)
-    with pytest.raises(WeightsError, match="more than tensors") as caught:
-        imported("resnet50", path)
-    assert "pathlib" in str(caught.value.why)
-    assert "value['classy_state_dict']['base_model']['model']" in str(caught.value.fix)
-    assert "executes what is in it" in str(caught.value.fix)
+def test_a_checkpoint_that_also_holds_objects_is_read_without_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What training programs keep beside a network: arguments, NumPy's scalars, paths, dictionaries of their own."""
+    original = lively(models.resnet18())
+    path = tmp_path / "checkpoint.pth"
+    objects = {"args": argparse.Namespace(lr=0.1), "loss": np.float64(1.5), "file": Path("x")}
+    objects |= {"counts": collections.defaultdict(int, a=1), "array": np.zeros(3)}
+    torch.save({"state_dict": original.state_dict(), **objects}, path)
+    with caplog.at_level(logging.INFO, "cfvid"):
+        network, found = imported("resnet18", path)
+    assert_same(network, original, PICTURE)
+    assert {"argparse.Namespace", "collections.defaultdict", "numpy.dtype"} <= set(found.left_out)
+    assert "objects besides tensors were left out" in caplog.text
 
 
 def test_timms_resnets_have_torchvisions_names(tmp_path: Path) -> None:
@@ -249,8 +257,9 @@ def squeezed() -> dict[str, torch.Tensor]:
 
 
 def two_networks() -> dict[str, torch.Tensor]:
+    """One under two names of the same layers: with and without a wrapper."""
     state = models.resnet18().state_dict()
-    return {f"{prefix}.{name}": t for prefix in ("encoder", "backbone") for name, t in state.items()}
+    return state | {name.replace(".", ".module.", 1): t + 1 for name, t in state.items()}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,7 @@ def two_networks() -> dict[str, torch.Tensor]:
         ("resnet50", deep_stem, "resnet50d"),
         ("resnet50", squeezed, "layer1.0.se.fc1.weight"),
         ("resnet50", lambda: models.resnext50_32x4d().state_dict(), "is (128, 64, 1, 1), the network has"),
-        ("resnet18", two_networks, "conv1.weight could be encoder.conv1.weight or backbone.conv1.weight"),
+        ("resnet18", two_networks, "conv1.weight could be conv1.weight or conv1.module.weight"),
         ("resnet18", lambda: {"a": torch.zeros(1)}, "none of its keys"),
         ("resnet18", lambda: {"conv1.weight": torch.zeros(64, 3, 7, 7)}, "keys of the trunk are missing"),
     ],
@@ -381,7 +390,7 @@ def test_a_brought_cfvid_network_keeps_its_source_and_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", classes=2, train=2, val=2)
-    torch.save(models.resnet18().state_dict(), tmp_path / "weights.pth")
+    torch.save(lively(models.resnet18()).state_dict(), tmp_path / "weights.pth")
     common = {"pretrain__arch": "resnet18", "pretrain__weights": str(tmp_path / "weights.pth")}
     first = pretrain(Run(tiny_config(pictures, **common), tmp_path / "a"))
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []

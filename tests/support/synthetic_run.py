@@ -19,6 +19,7 @@ from cfvid.data.sample_ids import SampleIds
 from cfvid.data.skips import Skip, write_skips
 from cfvid.stages import Run
 from cfvid.stages.cluster import claims, write_pseudo_labels
+from cfvid.stages.pretrain import recorded_settings as recorded_pretraining
 
 ALL_STAGES = ("pretrain", "extract", "cluster", "retrain", "transfer")
 NUM_RIGHT = {"n_pre": 6, "n_cf": 9, "random": 4}
@@ -49,8 +50,7 @@ def write_run(
     run = Run(config, folder)
     if "pretrain" in stages:
         facts = {"held_out_accuracy": 0.75, "num_held_out": 12}
-        inputs = config.plain("modality", "seed", "pretrain")
-        inputs["pretrain"].pop("input")
+        inputs = config.plain("modality", "seed") | {"pretrain": recorded_pretraining(config)}
         _trained(run, "pretrain", kind="pretrain", inputs=inputs, facts=facts)
     if "extract" in stages:
         network = _digest(folder / "pretrain" / "network", "network")
