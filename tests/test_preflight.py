@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.tiny import tiny_config, write_pictures
+from torchvision.models import resnet34
 
 from cfvid import launch
-from cfvid.errors import ConfigError, DataError, InputsChanged, WeightsError
-from cfvid.pipeline import TRAIN, run_stages
+from cfvid.errors import CfvidError, ConfigError, DataError, InputsChanged, WeightsError
+from cfvid.pipeline import TRAIN, describe_plan, run_stages
 from cfvid.preflight import Faults, check
 from cfvid.stages import Run
 
@@ -70,6 +74,46 @@ def test_dimensions_and_weights(
     with pytest.raises(kind, match=said):
         run_stages(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain").exists()
+
+
+@pytest.mark.parametrize("kind", ["other architecture", "no weights", "network of another architecture"])
+def test_weights_are_compared_with_the_architecture_before_any_work_and_by_the_dry_run(
+    pictures: Path, tmp_path: Path, kind: str
+) -> None:
+    """Point 16 of the faults of everybody's files: `train --dry-run` said that all was well."""
+    path = tmp_path / "weights.pth"
+    if kind == "other architecture":
+        torch.save(resnet34().state_dict(), path)
+    elif kind == "no weights":
+        path.write_text("<html>")
+    else:
+        config = tiny_config(pictures, pretrain__training__epochs=1, pretrain__arch="resnet10_tiny")
+        path = run_stages(config, tmp_path / "other", stages=["pretrain"])["pretrain"]
+    config = tiny_config(pictures, pretrain__weights=str(path), pretrain__arch="resnet18", cluster__num_clusters=1000)
+    said = {
+        "other architecture": "Set pretrain.arch to resnet34",
+        "no weights": "it is an HTML page",
+        "network of another architecture": "Set pretrain.arch to resnet10_tiny",
+    }[kind]
+    for attempt in (lambda: describe_plan(config, tmp_path / "run"), lambda: run_stages(config, tmp_path / "run")):
+        with pytest.raises(CfvidError) as refused:
+            attempt()
+        assert said in str(refused.value)
+        assert "cluster.num_clusters is 1000" in str(refused.value), "told together with what else is wrong"
+        assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_nothing_is_warned_of_before_weights_are_refused(tmp_path: Path) -> None:
+    """All architectures are tried, to name one that fits; pytorchvideo, once imported, warned of torch.jit.script."""
+    torch.save({"a.weight": torch.zeros(3, 3)}, tmp_path / "weights.pth")
+    code = (
+        "import sys; from pathlib import Path; from cfvid.models.foreign_network import find_network\n"
+        "try: find_network(Path(sys.argv[1]), 'resnet18')\nexcept Exception as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "weights.pth")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "does not fit resnet18" in ended.stdout
+    assert ended.stderr == ""
 
 
 def test_all_changed_stages_are_refused_together_and_nothing_is_overwritten(pictures: Path, tmp_path: Path) -> None:

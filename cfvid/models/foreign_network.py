@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,13 +141,10 @@ def _report(fit: Fit, tensors: Mapping[str, torch.Tensor], root: str) -> KeyRepo
 
 def _several(path: Path, arch: str, prefixes: list[str]) -> WeightsError:
     usual = usual_choice(prefixes)
-    told = (
-        f"{usual[0].removesuffix('.')} is usual ({usual[1]})" if usual else "which one is meant, the file does not say"
-    )
     return WeightsError(
         f"{path} holds {len(prefixes)} networks that fit {arch}, with different numbers: {shown(prefixes)}.",
-        why=told,
-        fix=f"Choose one: {CHOICE}: {(usual[0] if usual else prefixes[0]).removesuffix('.') or repr('')}, for example.",
+        why=f"{shown([usual[0]])} is usual ({usual[1]})" if usual else "which one is meant, the file does not say",
+        fix=f"Choose one: {CHOICE}: {shown([usual[0] if usual else prefixes[0]])}, for example.",
     )
 
 
@@ -191,9 +187,6 @@ def _how_to_use(fitting: str, arch: str) -> str:
 def _cause(file: ForeignFile, fit: Fit) -> str:
     if not fit.mapped:
         return f"none of its keys is one of the trunk's; they are like {', '.join(list(file.tensors)[:3])}"
-    deep_stem = any(re.search(r"(^|\.)conv1\.0\.weight$", name) for name in file.tensors)
-    if deep_stem and "conv1.weight" in fit.missing:
-        return "its stem is several convolutions (conv1.0, ...), as of timm's resnet50d, which cfvid does not have"
     if fit.wrong:
         return "; ".join(fit.wrong[:3])
     if fit.missing:

@@ -30,7 +30,7 @@ _LOOKS: Sequence[tuple[str, str]] = (
     (r"(^|\.)features\.0\.weight$", "a VGG or AlexNet"),
     (r"(^|\.)self_attn\.q_proj\.|(^|\.)attention\.self\.query\.", "a language model"),
     (r"(^|\.)layer1\.0\.se\.", "a squeeze-and-excitation ResNet (SE-ResNet)"),
-    (r"(^|\.)conv1\.0\.weight$", "a ResNet with a stem of several convolutions (timm's resnet50d)"),
+    (r"(^|[a-z_]\.)conv1\.0\.weight$", "a ResNet with a stem of several convolutions (timm's resnet50d)"),
     (r"(^|\.)conv_s\.weight$", "an R(2+1)D of MMAction2"),
 )
 """A key that tells a family of networks, and the family. Signs, no proofs; the first that fits is told."""

@@ -55,7 +55,9 @@ def fits(tensors: Tensors, trunk: Tensors) -> list[Fit]:
         tensors: the file's, by dotted names.
         trunk: all parameters and buffers of a trunk, by its names; only shapes and dtypes are looked at.
     """
-    plain = _prefixes(tensors, next(iter(trunk))) or [""]
+    names = [name for name in trunk if not name.endswith(_COUNTER)]
+    # By the last one too: where the first is missing, that is still the place to speak of.
+    plain = dict.fromkeys([*_prefixes(tensors, names[0]), *_prefixes(tensors, names[-1])]) or [""]
     found = [_fit(prefix, names, tensors, trunk) for prefix, names in _grouped(tensors, plain, numbers=None)]
     layers = _layers(trunk)
     numbered = _numbered_prefixes(tensors, trunk)
@@ -78,9 +80,9 @@ def _layers(trunk: Tensors) -> list[str]:
     return list(dict.fromkeys(name.partition(".")[0] for name in trunk))
 
 
-def _prefixes(tensors: Tensors, first: str) -> list[str]:
-    """What stands before a trunk's first name, wherever it is."""
-    num_parts, last = len(first.split(".")), first.rpartition(".")[2]
+def _prefixes(tensors: Tensors, wanted: str) -> list[str]:
+    """What stands before a trunk's name, wherever it is."""
+    num_parts, last = len(wanted.split(".")), wanted.rpartition(".")[2]
     prefixes: dict[str, None] = {}
     for name in tensors:
         parts = name.split(".")
@@ -91,7 +93,7 @@ def _prefixes(tensors: Tensors, first: str) -> list[str]:
             at -= 1
             while at > 0 and parts[at] in _TRANSPARENT:
                 at -= 1
-        if at >= 0 and plain_name(".".join(parts[at:])) == first:
+        if at >= 0 and plain_name(".".join(parts[at:])) == wanted:
             prefixes["".join(f"{part}." for part in parts[:at])] = None
     return list(prefixes)
 

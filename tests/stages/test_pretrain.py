@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +15,12 @@ from support.tiny import tiny_config, write_pictures
 from torchvision.models import resnet18
 
 from cfvid.artifacts import Record
-from cfvid.errors import ConfigError, DataError, WeightsError
+from cfvid.errors import ConfigError, DataError, InputsChanged, WeightsError
 from cfvid.models.weights import load_network
 from cfvid.pipeline import run_stages
-from cfvid.stages.pretrain import read_noisy_labels
+from cfvid.report.collect import collect
+from cfvid.stages import Run
+from cfvid.stages.pretrain import claims, read_noisy_labels
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,102 @@ def test_weights_that_are_not_there_are_named(pictures: Path, tmp_path: Path) ->
     config = tiny_config(pictures, pretrain__weights=str(tmp_path / "nothing.pth"), pretrain__arch="resnet18")
     with pytest.raises(WeightsError, match=r"nothing\.pth"):
         run_stages(config, tmp_path / "run", stages=["pretrain"])
+
+
+# ---------------------------------------------------------------------------------------------- which one, and whether
+
+
+def two_networks(path: Path) -> list[dict[str, torch.Tensor]]:
+    """A checkpoint of DINO's form: student and teacher, of different numbers."""
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(resnet18().state_dict())
+    student = {f"module.backbone.{name}": tensor for name, tensor in states[0].items()}
+    teacher = {f"backbone.{name}": tensor for name, tensor in states[1].items()}
+    torch.save({"student": student, "teacher": teacher, "args": argparse.Namespace(lr=1), "epoch": 5}, path)
+    return states
+
+
+def test_the_network_that_is_chosen_is_taken_recorded_and_compared(pictures: Path, tmp_path: Path) -> None:
+    """Point 16 of the faults of everybody's files: of two networks in a file, the run says which one is meant."""
+    _, teacher = two_networks(tmp_path / "dino.pth")
+    common = {"pretrain__weights": str(tmp_path / "dino.pth"), "pretrain__arch": "resnet18"}
+    with pytest.raises(WeightsError, match="holds 2 networks that fit resnet18") as caught:
+        run_stages(tiny_config(pictures, **common), tmp_path / "run", stages=["pretrain"])
+    assert caught.value.fix == "Choose one: pretrain.weights_prefix: teacher.backbone, for example."
+    assert not (tmp_path / "run" / "pretrain").exists()
+    chosen = tiny_config(pictures, **common, pretrain__weights_prefix="teacher")
+    run_stages(chosen, tmp_path / "run", stages=["pretrain"])
+    network, _ = load_network(tmp_path / "run" / "pretrain" / "network")
+    assert torch.equal(network.trunk.state_dict()["conv1.weight"], teacher["conv1.weight"])
+    told = json.loads((tmp_path / "run" / "pretrain" / "import.json").read_text())
+    assert told["prefix"] == "teacher.backbone."
+    assert told["other_networks"] == ["student.module.backbone."]
+    assert told["left_out"] == ["argparse.Namespace"]
+    assert told["file_kind"] == "a file of torch.save"
+    inputs = Record.read(tmp_path / "run" / "pretrain", kind="pretrain").inputs["pretrain"]
+    assert inputs["weights_prefix"] == "teacher"
+    other = tiny_config(pictures, **common, pretrain__weights_prefix="student")
+    with pytest.raises(InputsChanged, match='weights_prefix: "teacher" -> "student"'):
+        run_stages(other, tmp_path / "run", stages=["pretrain"])
+
+
+def test_the_choice_is_no_input_where_nothing_is_chosen(pictures: Path, tmp_path: Path) -> None:
+    """Runs that were made before there was a choice stay what they are."""
+    torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
+    brought = {"pretrain__weights": str(tmp_path / "weights.pth"), "pretrain__arch": "resnet18"}
+    for changes in (brought, {}):
+        [(_, inputs)] = claims(Run(tiny_config(pictures, **changes), tmp_path / "run"))
+        assert "weights_prefix" not in inputs["pretrain"]
+
+
+def test_a_choice_without_a_file_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="weights_prefix: no effect without weights"):
+        tiny_config(pictures, pretrain__weights_prefix="teacher")
+    run_stages(tiny_config(pictures, pretrain__training__epochs=1), tmp_path / "a", stages=["pretrain"])
+    ours = str(tmp_path / "a" / "pretrain" / "network")
+    config = tiny_config(pictures, pretrain__weights=ours, pretrain__weights_prefix="teacher")
+    with pytest.raises(ConfigError, match="is a network of cfvid") as caught:
+        run_stages(config, tmp_path / "b", stages=["pretrain"])
+    assert caught.value.fix == "Leave pretrain.weights_prefix out."
+
+
+def test_weights_that_were_never_trained_are_told(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Public files called "pretrained" are a network as it was drawn: in the log, import.json and the report."""
+    model = resnet18()
+    fresh, trained = tmp_path / "fresh.pth", tmp_path / "trained.pth"
+    torch.save(model.state_dict(), fresh)
+    model.train()(torch.randn(2, 3, 32, 32))
+    torch.save(model.state_dict(), trained)
+    for path, is_random in ((fresh, True), (trained, False)):
+        caplog.clear()
+        run = tmp_path / path.stem
+        config = tiny_config(pictures, pretrain__weights=str(path), pretrain__arch="resnet18")
+        run_stages(config, run, stages=["pretrain"])
+        assert json.loads((run / "pretrain" / "import.json").read_text())["never_trained"] is is_random
+        assert (f"{path} was never trained" in caplog.text) is is_random
+        problems = collect(Run(config, run))["problems"]
+        assert [path.name in line and "random network" in line for line in problems] == [True] * is_random
+    again = tiny_config(pictures, pretrain__weights=str(tmp_path / "fresh/pretrain/network"), pretrain__arch="resnet18")
+    caplog.clear()
+    run_stages(again, tmp_path / "again", stages=["pretrain"])
+    assert "fresh/pretrain/network was never trained" in caplog.text
+
+
+@pytest.mark.parametrize("names", [["pretrain"], ["pretrain", "network", "model.safetensors"]])
+def test_a_folder_of_a_run_is_named_for_its_network(pictures: Path, tmp_path: Path, names: list[str]) -> None:
+    """RUN and RUN/pretrain are no networks; the file in a network's folder is weights as any others."""
+    run_stages(tiny_config(pictures, pretrain__training__epochs=1), tmp_path / "a", stages=["pretrain"])
+    config = tiny_config(pictures, pretrain__weights=str((tmp_path / "a").joinpath(*names)))
+    if len(names) > 1:
+        run_stages(config, tmp_path / "b", stages=["pretrain"])
+        return
+    with pytest.raises(WeightsError, match="the folder of a stage") as caught:
+        run_stages(config, tmp_path / "b", stages=["pretrain"])
+    assert str(tmp_path / "a" / "pretrain" / "network") in str(caught.value.fix)
 
 
 def test_a_moved_data_folder_is_still_the_same_manifest(pictures: Path, tmp_path: Path) -> None:
