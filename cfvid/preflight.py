@@ -109,9 +109,9 @@ def _trainings(config: RunConfig, stages: Collection[str]) -> Iterator[tuple[str
     if "retrain" in stages:
         yield "retrain", config.retrain.training, "clusterfit"
     for name in config.data.targets if "transfer" in stages else ():
-        if "heads" in config.transfer.protocols:
+        if "heads" in config.transfer.protocols_of(name):
             yield f"heads on {name}", config.transfer.heads.of_target(name), name
-        if "finetune" in config.transfer.protocols:
+        if "finetune" in config.transfer.protocols_of(name):
             yield f"finetune on {name}", config.transfer.finetune, name
 
 
