@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _HEAD_BYTES = 4096
+_MOST_EXPANSION = 50
+"""Times its own size to which an archive may expand: torch.save does not compress, and weights hardly can be."""
 _AGAIN = "Fetch it again, and compare its size with the published one."
 _EXPORT = "save its tensors under PyTorch's names with safetensors.torch.save_file"
 _UNPACK = "Unpack it, and name the weights file that is in it."
@@ -112,11 +114,13 @@ def _zip(path: Path, head: bytes, size: int) -> Kind | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names, expanded = archive.namelist(), sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
         return Kind(
             f"a zip archive without its end (torch.save writes such archives): {size:,} bytes of it are here", _AGAIN
         )
+    if expanded > _MOST_EXPANSION * size:
+        return Kind(f"a zip archive of {size:,} bytes that would expand to {expanded:,}", _AGAIN)
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
         return _SCRIPT

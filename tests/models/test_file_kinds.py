@@ -182,6 +182,20 @@ def test_a_cut_safetensors_is_to_be_fetched_again(tmp_path: Path, keep: int) -> 
     assert "damaged or cut short" in str(error.why)
 
 
+def test_an_archive_that_would_fill_the_memory_is_not_opened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    assert "would expand to 50,000,000" in str(refusal(tmp_path / "bomb.pth").why)
+    torch.save(TENSORS, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member))
+    torch.testing.assert_close(read_foreign(tmp_path / "packed.pth").tensors, TENSORS)
+
+
 # ---------------------------------------------------------------------------------------------- objects
 
 

@@ -61,6 +61,8 @@ def cached(hub: Path, repository: str, file: str) -> Path:
     [
         ("hf://timm/resnet50.a1_in1k", HubFile("timm/resnet50.a1_in1k", "main", "model.safetensors")),
         ("hf://a/b@v1.0", HubFile("a/b", "v1.0", "model.safetensors")),
+        ("hf://a/b/resnet20.th", HubFile("a/b", "main", "resnet20.th")),
+        ("hf://a/b/checkpoint.pth.tar", HubFile("a/b", "main", "checkpoint.pth.tar")),
         ("hf://a/b/pytorch_model.bin", HubFile("a/b", "main", "pytorch_model.bin")),
         (f"hf://a/b@{COMMIT}/deep/x.pth", HubFile("a/b", COMMIT, "deep/x.pth")),
     ],
