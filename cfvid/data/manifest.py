@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         ("unsure_labels", pa.list_(pa.string())),
         ("member_offset", pa.int64()),
         ("member_size", pa.int64()),
+        ("group", pa.string()),
     ]
 )
 """Labels are always lists, and each sample knows its root folder."""
@@ -40,7 +42,7 @@ _FEW_VALUES = pa.dictionary(pa.int32(), pa.string())
 _IN_MEMORY = {
     **dict.fromkeys(("sample_id", "path"), pa.large_string()),
     **dict.fromkeys(("labels", "unsure_labels"), pa.list_(pa.large_string())),
-    **dict.fromkeys(("split", "root"), _FEW_VALUES),
+    **dict.fromkeys(("split", "root", "group"), _FEW_VALUES),
 }
 """Other types than in files: a column of `string` can hold 2 GiB of text."""
 _PLACE = ("root", "member_offset", "member_size")
@@ -74,13 +76,17 @@ class Sample:
     """Of a shard's member: where its bytes start in the shard. None for files."""
     member_size: int | None = None
     """Of a shard's member: how many bytes it has."""
+    group: str | None = None
+    """What the sample has in common with others, such as the film that they were cut from; None where nothing is known.
+    Samples of one group are no independent evidence."""
 
 
 class Manifest:
     """An immutable table of samples with unique ids.
 
     Args:
-        table: with the columns of `SCHEMA`; `unsure_labels` may be absent, and those of members where there are none.
+        table: with the columns of `SCHEMA`; `unsure_labels` and `group` may be absent, and those of members where there
+            are none.
         trusted_roots: folders that paths may lead to besides their own root.
 
     Raises:
@@ -91,9 +97,11 @@ class Manifest:
     def __init__(self, table: pa.Table, *, trusted_roots: Sequence[str] = ()) -> None:
         if "unsure_labels" not in table.column_names:
             table = table.append_column("unsure_labels", no_labels(table.num_rows))
-        for name in ("member_offset", "member_size"):
+        for name in ("member_offset", "member_size", "group"):
             if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(table.num_rows, pa.int64()))
+                table = table.append_column(
+                    name, pa.nulls(table.num_rows, _IN_MEMORY.get(name, SCHEMA.field(name).type))
+                )
         self.table = pa.table({name: _in_memory(table[name], name) for name in SCHEMA.names}).combine_chunks()
         self.trusted_roots = tuple(trusted_roots)
         self._allowed_folders: dict[tuple[str, str], bool] = {}
@@ -177,13 +185,26 @@ class Manifest:
     @functools.cached_property
     def digest(self) -> str:
         """Identifies the samples, not where they are stored: the same after the root folder has moved."""
-        # Where no label is unsure, the digest is that of a manifest which knows of none.
+        # Where no label is unsure and no group known, the digest is that of a manifest which has no such columns.
         is_sure = not pc.any(pc.greater(pc.list_value_length(self.table["unsure_labels"]), 0)).as_py()
-        left_out = {*_PLACE, *(["unsure_labels"] if is_sure else [])}
+        has_groups = self.table["group"].null_count < len(self)
+        left_out = {*_PLACE, *(["unsure_labels"] if is_sure else []), *([] if has_groups else ["group"])}
         return digest_of_columns({name: self._parts(name) for name in SCHEMA.names if name not in left_out})
 
     def _parts(self, name: str) -> Iterator[list[Any]]:
         return (block.column(0).to_pylist() for block in self.blocks([name]))
+
+    def groups(self, ids: Sequence[str]) -> list[str | None] | None:
+        """The group of each sample, in the order of `ids`: the one that the manifest names, else the file where several
+        of the samples lie in one, as the shots of a video do; None of others, and None when no two share a group."""
+        samples = self.samples(self.ids.rows(ids))
+        files = Counter((sample.root, sample.path) for sample in samples)
+        groups = [
+            sample.path if sample.group is None and files[sample.root, sample.path] > 1 else sample.group
+            for sample in samples
+        ]
+        are_shared = any(size > 1 for group, size in Counter(groups).items() if group is not None)
+        return groups if are_shared else None
 
     @functools.cached_property
     def roots(self) -> list[str]:

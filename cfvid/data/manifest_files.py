@@ -10,6 +10,8 @@ A manifest is a CSV or Parquet file with the columns
     end_s       optional: seconds at which it ends
     unsure_labels
                 optional: as label; classes that the sample is neither a positive nor a negative of
+    group       optional: text that samples have in common which are no independent evidence, such as the film that they
+                were cut from; intervals of scores resample whole groups
     member_offset, member_size
                 optional: of a member of a tar shard, whose path is SHARD.tar!/NAME: where its bytes are in the shard
 """
@@ -35,7 +37,7 @@ from cfvid.errors import DataError
 from cfvid.media.source import is_url
 
 _REQUIRED = ("sample_id", "path", "split")
-_OPTIONAL = ("label", "start_s", "end_s", "unsure_labels", "member_offset", "member_size")
+_OPTIONAL = ("label", "start_s", "end_s", "unsure_labels", "group", "member_offset", "member_size")
 _NUMBERS = {"start_s": pa.float64(), "end_s": pa.float64(), "member_offset": pa.int64(), "member_size": pa.int64()}
 SEPARATOR = "|"
 """Joins several labels in the CSV files that cfvid writes."""
@@ -79,6 +81,7 @@ def read_manifest(
             "labels": _label_lists(table, ("labels", "label"), label_separator),
             "unsure_labels": _label_lists(table, ("unsure_labels",), label_separator),
             "split": table["split"],
+            "group": _groups(table),
             **{name: _numbers(table, name, kind) for name, kind in _NUMBERS.items()},
             "root": repeated(root, table.num_rows),
         }
@@ -92,7 +95,7 @@ def _read_table(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
         # Ids and labels such as 007 are text: only times and places are numbers.
-        types = dict.fromkeys(("sample_id", "path", "label", "split", "unsure_labels"), pa.string()) | _NUMBERS
+        types = dict.fromkeys(("sample_id", "path", "label", "split", "unsure_labels", "group"), pa.string()) | _NUMBERS
         written = {name: types[name.strip()] for name in _header(path) if name.strip() in types}
         options = pyarrow.csv.ConvertOptions(column_types=written, strings_can_be_null=False)
         return pyarrow.csv.read_csv(
@@ -141,6 +144,13 @@ def _lists(column: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts.filter(is_kept))
 
 
+def _groups(table: pa.Table) -> pa.Array | pa.ChunkedArray:
+    if "group" not in table.column_names:
+        return pa.nulls(table.num_rows, pa.string())
+    groups = pc.utf8_trim_whitespace(table["group"].cast(pa.large_string()))
+    return pc.if_else(pc.equal(groups, ""), None, groups)
+
+
 def _numbers(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     if name not in table.column_names:
         return pa.nulls(table.num_rows, kind)
@@ -181,6 +191,8 @@ def write_manifest(manifest: Manifest, path: Path) -> list[Path]:
     for pair in (("start_s", "end_s"), ("member_offset", "member_size")):
         if any(manifest.table[name].null_count < len(manifest) for name in pair):
             columns |= {name: manifest.table[name] for name in pair}
+    if manifest.table["group"].null_count < len(manifest):
+        columns["group"] = pc.fill_null(manifest.table["group"].cast(pa.string()), "")
     if any(unsure):
         columns["unsure_labels"] = _public_labels(unsure, joined=joined)
     with atomic_file(path, check=_read_table) as temporary:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pyarrow as pa
@@ -171,6 +173,9 @@ def _prefixed(manifest: Manifest, name: str) -> Manifest:
         pa.scalar(name, pa.large_string()), manifest.ids.column, pa.scalar("/", pa.large_string())
     )
     table = manifest.table.set_column(0, "sample_id", ids)
+    if table["group"].null_count < len(manifest):  # groups of two sources may have the same name
+        groups = pc.binary_join_element_wise(name, table["group"].cast(pa.string()), "/")
+        table = table.set_column(SCHEMA.get_field_index("group"), "group", groups)
     return Manifest(table, trusted_roots=manifest.trusted_roots)
 
 
@@ -230,7 +235,7 @@ def read_kinetics_csv(
     A clip's file is looked for as the usual downloaders name it, `ID_SSSSSS_EEEEEE.mp4` (already cut to the
     segment) or `ID.mp4` (whole, so that the segment's times apply), in `LABEL/`, `SPLIT/LABEL/`, `SPLIT/` or the root.
     `LABEL` may have underscores for spaces. Clips without a file are listed all the same: the ledger then names them as
-    missing.
+    missing. Clips of one video are a group.
 
     Args:
         path: the CSV.
@@ -253,6 +258,9 @@ def read_kinetics_csv(
         rows = csv.DictReader(file)
         rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
         samples = [_kinetics_sample(row, root, present, split, f"{path}:{rows.line_num}") for row in rows]
+    # Most sets of this kind have one clip of each video; then there are no groups.
+    of_video = Counter(sample.group for sample in samples)
+    samples = [sample if of_video[sample.group] > 1 else replace(sample, group=None) for sample in samples]
     return from_samples(samples, trusted_roots=trusted_roots)
 
 
@@ -280,4 +288,5 @@ def _kinetics_sample(row: dict[str, str], root: Path, present: dict[str, str], s
         split=split,
         start_s=start if whole else None,
         end_s=end if whole else None,
+        group=video,
     )

@@ -219,4 +219,4 @@ def _about(sample: Sample) -> dict[str, Any]:
         about |= {"label": sample.labels[0]} if len(sample.labels) == 1 else {"labels": list(sample.labels)}
     if sample.unsure_labels:
         about["unsure_labels"] = list(sample.unsure_labels)
-    return about | {n: getattr(sample, n) for n in ("start_s", "end_s") if getattr(sample, n) is not None}
+    return about | {n: getattr(sample, n) for n in ("start_s", "end_s", "group") if getattr(sample, n) is not None}

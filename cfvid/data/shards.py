@@ -1,7 +1,7 @@
 """WebDataset shards as a manifest: members of tars are grouped by key, and one member of each group is the sample.
 
     KEY.jpg, KEY.mp4, ...   the sample; the key is the path up to the first dot of its last part
-    KEY.json                label or labels, split, start_s, end_s, unsure_labels, sample_id: all optional
+    KEY.json                label or labels, split, start_s, end_s, unsure_labels, group, sample_id: all optional
     KEY.cls, KEY.txt        the label, where the JSON has none
 
 No other member is ever opened, so that pickles (.pyd, .pth, .npy) do nothing. Sample ids are those in the JSON, else
@@ -183,6 +183,7 @@ def _found(
         unsure_labels=tuple(told.get("unsure_labels", ())),
         member_offset=row["offset"],
         member_size=row["size"],
+        group=told.get("group"),
     )
     return _Found(shard, key, told.get("sample_id"), told.get("split"), sample)
 
@@ -194,7 +195,7 @@ def _read_json(text: str, place: str) -> dict[str, Any]:
         if not isinstance(value, dict):  # annotations of another kind
             return {}
         told: dict[str, Any] = {}
-        for name in ("sample_id", "split"):
+        for name in ("sample_id", "split", "group"):
             if value.get(name) is not None and (value[name] != "" or name == "split"):
                 told[name] = _text(value[name], name)
         for name in ("start_s", "end_s"):

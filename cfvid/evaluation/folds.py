@@ -35,6 +35,16 @@ def mean_scores(scores: Sequence[Mapping[str, Any]], folds: Folds) -> list[dict[
     ]
 
 
+def joined_groups(groups: Mapping[str, Mapping[str, str]], folds: Sequence[str]) -> dict[str, str]:
+    """The groups of the samples of all splits, which are the same in each: by sample id.
+
+    Args:
+        groups: by target, then by sample id.
+        folds: the targets that are splits of one data set.
+    """
+    return {i: group for fold in folds for i, group in groups.get(fold, {}).items()}
+
+
 def joined_values(by_fold: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """What each sample adds to the mean over the splits: the mean of these values is the mean of the splits' means.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import numpy as np
 from cfvid import __version__
 from cfvid.artifacts import Record, is_complete, read_json
 from cfvid.errors import ArtifactError
-from cfvid.evaluation.folds import joined_values, mean_scores
-from cfvid.evaluation.statistics import estimate
+from cfvid.evaluation.folds import joined_groups, joined_values, mean_scores
+from cfvid.evaluation.statistics import Estimate, estimate, group_numbers
 from cfvid.experiments.cells import Cell, Group
 from cfvid.experiments.spec import ExperimentConfig, SizeName
 from cfvid.features import KIND as FEATURES_KIND
@@ -23,7 +22,7 @@ from cfvid.seeds import stream
 from cfvid.stages.estimate import ESTIMATE_NAME
 from cfvid.stages.pretrain import KIND as PRETRAIN_KIND
 from cfvid.stages.retrain import KIND as RETRAIN_KIND
-from cfvid.stages.transfer import read_outcomes
+from cfvid.stages.transfer import read_groups, read_outcomes
 from cfvid.training.compute import view_flops
 
 _COSTLY = {"pretrain": PRETRAIN_KIND, "extract": FEATURES_KIND, "retrain": RETRAIN_KIND}
@@ -43,10 +42,26 @@ class Outcomes:
 
     Args:
         values: by place, then by (point, arm), then by seed.
+        groups: by target what samples have in common, by sample id.
     """
 
-    def __init__(self, values: Mapping[Place, Mapping[PointArm, Mapping[int, Values]]]) -> None:
-        self.values = values
+    def __init__(
+        self,
+        values: Mapping[Place, Mapping[PointArm, Mapping[int, Values]]],
+        groups: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self.values, self._groups = values, groups or {}
+
+    def estimate(self, place: Place, values_SN: np.ndarray, ids: Sequence[str]) -> Estimate:
+        """The mean of all values with its interval, which resamples groups of samples where there are any.
+
+        Args:
+            place: for its draws, and for the groups of its target.
+            values_SN: float, one row for each seed.
+            ids: of the samples.
+        """
+        groups_N = group_numbers(ids, self._groups.get(place[0], {}))
+        return estimate(values_SN, rng=stream(0, "experiment", "bootstrap", *place), groups_N=groups_N)
 
     def places(self) -> list[Place]:
         """Targets, protocols and metrics that anything was scored by, in a reading order."""
@@ -67,24 +82,24 @@ class Outcomes:
         }
 
 
-def _matrix(by_seed: Mapping[int, Mapping[str, float]]) -> np.ndarray | None:
-    """float (S, N): seeds by the samples that all seeds have; None without a seed."""
+def _matrix(by_seed: Mapping[int, Mapping[str, float]]) -> tuple[np.ndarray, list[str]] | None:
+    """float (S, N), seeds by the samples that all seeds have, and the ids of these; None without a seed."""
     if not by_seed:
         return None
     common = sorted(set.intersection(*(set(values) for values in by_seed.values())))
-    return np.array([[by_seed[seed][i] for i in common] for seed in sorted(by_seed)])
+    return np.array([[by_seed[seed][i] for i in common] for seed in sorted(by_seed)]), common
 
 
 def _paired(
     first: Mapping[int, Mapping[str, float]], second: Mapping[int, Mapping[str, float]]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Two float (S, N), of the seeds and samples that both have; None without a seed."""
+) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """Two float (S, N), of the seeds and samples that both have, and the ids of these; None without a seed."""
     seeds = sorted(set(first) & set(second))
     if not seeds:
         return None
     samples = sorted(set.intersection(*(set(values[seed]) for values in (first, second) for seed in seeds)))
     one, other = (np.array([[values[seed][i] for i in samples] for seed in seeds]) for values in (first, second))
-    return one, other
+    return one, other, samples
 
 
 def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: SizeName, command: str) -> dict[str, Any]:
@@ -129,6 +144,7 @@ def collect(experiment: ExperimentConfig, groups: Sequence[Group], *, size: Size
 
 def _scores(cells: Sequence[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list[str]]:
     outcomes: dict[Place, dict[PointArm, dict[int, Values]]] = {}
+    groups: dict[str, dict[str, str]] = {}
     scores, missing = [], []
     for cell in cells:
         asked = [(t, p) for t in cell.config.data.targets for p in cell.config.transfer.protocols_of(t)]
@@ -140,6 +156,7 @@ def _scores(cells: Sequence[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
                 continue
             try:
                 by_metric = read_outcomes(folder)
+                groups.setdefault(target, {}).update(read_groups(folder))
             except ArtifactError as error:
                 missing.append(f"{_name(cell, target, protocol)} ({error.what})")
                 continue
@@ -158,7 +175,8 @@ def _scores(cells: Sequence[Cell]) -> tuple[Outcomes, list[dict[str, Any]], list
     scores += mean_scores(scores, folds)
     for name in folds:
         _add_folds(outcomes, name, folds[name])
-    return Outcomes(outcomes), scores, missing
+        groups[name] = joined_groups(groups, folds[name])
+    return Outcomes(outcomes, groups), scores, missing
 
 
 def _add_folds(outcomes: dict[Place, dict[PointArm, dict[int, Values]]], name: str, folds: Sequence[str]) -> None:
@@ -179,11 +197,11 @@ def _table(outcomes: Outcomes, points: Sequence[str], arms: Sequence[str]) -> li
     """Each arm's mean with its interval."""
     entries = []
     for place, point, arm in itertools.product(outcomes.places(), points, arms):
-        values_SN = _matrix(outcomes.points(place, (point, arm)))
-        if values_SN is not None:
-            found = estimate(values_SN, rng=_rng(place))
+        matrix = _matrix(outcomes.points(place, (point, arm)))
+        if matrix is not None:
+            found = outcomes.estimate(place, *matrix)
             bounds = {"low": max(0.0, found.low), "high": min(100.0, found.high)}  # t knows nothing of percentages
-            entries.append({**_where(place, point), "arm": arm, **asdict(found), **bounds})
+            entries.append({**_where(place, point), "arm": arm, **found.plain(), **bounds})
     return entries
 
 
@@ -196,10 +214,10 @@ def _gains(
         pairs += [(contender, arm) for arm in arms if arm not in (contender, experiment.baseline)]
     entries = []
     for place, point, (arm, against) in itertools.product(outcomes.places(), points, pairs):
-        values_SN = _matrix(outcomes.differences(place, (point, arm), (point, against)))
-        if values_SN is not None:
-            found = estimate(values_SN, rng=_rng(place))
-            entry = {**_where(place, point), "arm": arm, "against": against, **asdict(found)}
+        matrix = _matrix(outcomes.differences(place, (point, arm), (point, against)))
+        if matrix is not None:
+            found = outcomes.estimate(place, *matrix)
+            entry = {**_where(place, point), "arm": arm, "against": against, **found.plain()}
             entries.append(entry | {"is_clear": found.is_clear})
     return entries
 
@@ -213,19 +231,15 @@ def _trends(outcomes: Outcomes, points: Sequence[str], experiment: ExperimentCon
         pair = _paired(*ends)
         if pair is None:
             continue
-        found, gain_first = estimate(pair[1] - pair[0], rng=_rng(place)), float(pair[0].mean())
+        found, gain_first = outcomes.estimate(place, pair[1] - pair[0], pair[2]), float(pair[0].mean())
         entry: dict[str, Any] = {"target": place[0], "protocol": place[1], "metric": place[2], "arm": arm}
         entry |= {"first": first, "last": last, "gain_first": gain_first, "gain_last": gain_first + found.mean}
-        entries.append(entry | asdict(found) | {"is_clear": found.is_clear})
+        entries.append(entry | found.plain() | {"is_clear": found.is_clear})
     return entries
 
 
 def _where(place: Place, point: str) -> dict[str, Any]:
     return {"target": place[0], "protocol": place[1], "metric": place[2], "point": point}
-
-
-def _rng(place: Place) -> np.random.Generator:
-    return stream(0, "experiment", "bootstrap", *place)
 
 
 # ---------------------------------------------------------------------------------------------- compute, clusters

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfvid.report.comparison import PROTOCOL_NAMES, primary, taught_answers
+from cfvid.report.comparison import PROTOCOL_NAMES, group_cautions, primary, taught_answers
 from cfvid.report.text import signed
 
 
@@ -155,6 +155,7 @@ def cautions(results: Mapping[str, Any], *, classes: Mapping[str, Sequence[str]]
         for target, protocol in dict.fromkeys((s["target"], s["protocol"]) for s in results["scores"])
         if (target, protocol) not in shown
     ]
+    found += group_cautions(results["table"])
     if results["missing"]:
         found.append(f"{len(results['missing'])} evaluations are missing, first: {results['missing'][0]}.")
     return found

@@ -52,10 +52,10 @@ def collect(run: Run) -> dict[str, Any]:
     records = _records(run, problems)
     problems += _inconsistencies(run, records)
     confusions = Confusions()
-    scores, num_scored, hits = scores_of(run, confusions, problems)
+    scores, num_scored, hits, groups = scores_of(run, confusions, problems)
     targets = {name: _target(run, name, problems) | {"num_scored": n} for name, n in num_scored.items()}
-    add_means_over_folds(run.config.transfer.folds, scores, targets, hits)
-    gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]})
+    add_means_over_folds(run.config.transfer.folds, scores, targets, hits, groups)
+    gains = gains_of(scores, hits, {name: t["num_classes"] for name, t in targets.items() if t["num_classes"]}, groups)
     stages = _stages(run, scores)
     missing = [f"{stage['name']} ({stage['note']})" for stage in stages if stage["state"] in ("begun", "missing")]
     archs = (run.config.pretrain.arch, run.config.retrain_arch)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from cfvid.evaluation.folds import Folds
+from cfvid.evaluation.statistics import LEVEL, group_numbers, interval_of, resampled_means
 from cfvid.report.text import counted, shortened, signed
 from cfvid.seeds import stream
 
@@ -39,19 +40,24 @@ _NUM_RESAMPLES = 20_000
 _FEW_RESAMPLES = 2_000
 _MANY_DISTINCT = 1_000
 """Differences: where samples all differ, as for mAP, there are fewer resamples, to save time."""
-_DRAWS_AT_ONCE = 10_000_000
-_LEVEL = 0.95
+_FEW_GROUPS = 20
+"""Fewer make an interval that is hardly one."""
 _SHARED_CLASSES = 0.5
 """A target is warned about when this share of its classes are pre-training labels."""
 
 Hits = Mapping[str, float]
 """What each scored sample adds to the primary metric, by sample id: 1 where it was named rightly, say, else 0."""
+Groups = Mapping[str, str]
+"""What samples have in common, by sample id: the film that they were cut from, say."""
 Cell = tuple[str, str, str, int]
 """target, protocol, network, seed"""
 
 
 def gains_of(
-    scores: Sequence[Mapping[str, Any]], hits: Mapping[Cell, Hits], chances: Mapping[str, int]
+    scores: Sequence[Mapping[str, Any]],
+    hits: Mapping[Cell, Hits],
+    chances: Mapping[str, int],
+    groups: Mapping[str, Groups] | None = None,
 ) -> list[dict[str, Any]]:
     """One entry per (target, protocol, metric) that any network was scored by, in the order of the scores.
 
@@ -59,6 +65,7 @@ def gains_of(
         scores: entries of {network, target, protocol, metric, value, seed}.
         hits: of each scored cell, where its predictions could be read.
         chances: number of classes by target, where known.
+        groups: of samples, by target, where there are any.
 
     Returns:
         Entries with each network's mean, standard deviation (None for one seed) and number of seeds; `gain`, the mean
@@ -84,7 +91,8 @@ def gains_of(
         if metric == primary_metric(m for t, p, m in values if (t, p) == (target, protocol)):
             pairs = [(hits.get((target, protocol, "n_pre", s)), hits.get((target, protocol, "n_cf", s))) for s in seeds]
             scored = [(b, a) for b, a in pairs if b is not None and a is not None]
-            entry |= uncertainty_of(scored, one_by_one=metric not in AVERAGES)
+            own = (groups or {}).get(target)
+            entry |= uncertainty_of(scored, one_by_one=metric not in AVERAGES, groups=own)
         entries.append(entry)
     return entries
 
@@ -106,46 +114,56 @@ def _chance(metric: str, num_classes: int | None) -> float | None:
     return 100.0 * min(int(k), num_classes) / num_classes
 
 
-def uncertainty_of(pairs: Sequence[tuple[Hits, Hits]], *, one_by_one: bool = True) -> dict[str, Any]:
+def uncertainty_of(
+    pairs: Sequence[tuple[Hits, Hits]], *, one_by_one: bool = True, groups: Groups | None = None
+) -> dict[str, Any]:
     """How far a gain could be an accident of which samples are in the validation split.
 
     Args:
         pairs: for each seed the hits of N_pre and of N_cf.
         one_by_one: whether a sample can be won or lost; not so for AVERAGES, which hang on all samples together.
+        groups: samples that belong together.
 
     Returns:
         `num_samples` that both networks were scored on; `interval_95`, a bootstrap over those samples, in points; and
         `won` and `lost`, samples that N_cf names rightly more often, and less often, than N_pre does; `sign_test_p`,
-        how likely a split of won and lost at least as uneven is, if neither network were better. Empty without pairs.
+        how likely a split of won and lost at least as uneven is, if neither network were better. Where there are
+        groups, `num_groups`: the interval resamples these, and the sign test counts them. Empty without pairs.
     """
     if not pairs:
         return {}
     common = sorted(set.intersection(*(set(hits) for pair in pairs for hits in pair)))
     if not common:
         return {}
+    groups = groups or {}
     differences = np.mean(
         [[float(after[i]) - float(before[i]) for i in common] for before, after in pairs], axis=0
     ).round(9)
-    distinct, counts = np.unique(differences, return_counts=True)
-    rng = stream(0, "report", "bootstrap")
-    # Samples with the same difference are alike, so resampling their counts is resampling the samples.
-    num_resamples = _NUM_RESAMPLES if len(distinct) < _MANY_DISTINCT else _FEW_RESAMPLES
-    at_once = max(1, _DRAWS_AT_ONCE // len(distinct))
-    means: list[float] = []
-    while len(means) < num_resamples:
-        size = min(at_once, num_resamples - len(means))
-        means += (rng.multinomial(len(common), counts / counts.sum(), size=size) @ distinct / len(common)).tolist()
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(100 * np.array(means), [tail, 100 - tail])
-    found = {"num_samples": len(common), "interval_95": [float(low), float(high)]}
+    numbers = group_numbers(common, groups)
+    found: dict[str, Any] = {"num_samples": len(common), "interval_95": _interval(differences, numbers)}
+    units = differences
+    if numbers is not None:
+        units = np.bincount(numbers, weights=differences).round(9)
+        found["num_groups"] = len(units)
     if not one_by_one:
         return found
-    won, lost = int(counts[distinct > 0].sum()), int(counts[distinct < 0].sum())
-    return found | {
-        "won": won,
-        "lost": lost,
-        "sign_test_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
-    }
+    won, lost = (int(sum(sign * units > 0)) for sign in (1, -1))
+    found |= {"won": int(sum(differences > 0)), "lost": int(sum(differences < 0))}
+    return found | {"sign_test_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0}
+
+
+def _interval(differences: np.ndarray, numbers: np.ndarray | None) -> list[float]:
+    """Of a gain in points, by the bootstrap over samples or over groups."""
+    if numbers is not None and not numbers.any():  # one group says nothing of others
+        return [-100.0, 100.0]
+    is_quick = len(np.unique(differences)) < _MANY_DISTINCT
+    means = resampled_means(
+        differences,
+        stream(0, "report", "bootstrap"),
+        _NUM_RESAMPLES if is_quick else _FEW_RESAMPLES,
+        groups_N=numbers,
+    )
+    return list(interval_of(100 * means))
 
 
 def is_clear(entry: Mapping[str, Any]) -> bool:
@@ -153,7 +171,7 @@ def is_clear(entry: Mapping[str, Any]) -> bool:
     interval = entry.get("interval_95")
     if not interval:
         return False
-    return (interval[0] > 0 or interval[1] < 0) and entry.get("sign_test_p", 0.0) < 1 - _LEVEL
+    return (interval[0] > 0 or interval[1] < 0) and entry.get("sign_test_p", 0.0) < 1 - LEVEL
 
 
 # ---------------------------------------------------------------------------------------------- in words
@@ -248,7 +266,8 @@ def _detail(entry: Mapping[str, Any]) -> str:
     if interval is None:
         return f"{text}."
     verdict = "clear" if is_clear(entry) else "not clear"
-    text = f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}, {verdict})."
+    over = f" over {entry['num_groups']} groups" if "num_groups" in entry else ""
+    text = f"{text} (95% interval {signed(interval[0])} to {signed(interval[1])}{over}, {verdict})."
     if "won" not in entry:
         return text
     return f"{text} N_cf does better on {entry['won']} and worse on {entry['lost']} of {entry['num_samples']} samples."
@@ -326,6 +345,7 @@ def cautions_of(
         found.append("One transfer seed: how much the scores vary from training to training is not known.")
     else:
         found.append(f"{num_seeds} transfer seeds; but N_pre, the clusters and N_cf were made only once.")
+    found += group_cautions(primary(gains))
     for entry in primary(gains):
         found += _weak_networks(entry)
     compared = [entry for entry in primary(gains) if entry["gain"] is not None]
@@ -334,6 +354,20 @@ def cautions_of(
     if archs[0] != archs[1]:
         found.append(f"N_pre is {archs[0]}, N_cf is {archs[1]}: part of any difference is the architecture's.")
     return found
+
+
+def group_cautions(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """That intervals resample groups, for each target of which any entry has `num_groups`."""
+    told = {}
+    for entry in entries:
+        if "num_groups" in entry:
+            samples, groups = counted(entry["num_samples"], "sample"), counted(entry["num_groups"], "group")
+            few = ", too few to say much" if entry["num_groups"] < _FEW_GROUPS else ""
+            told[entry["target"]] = (
+                f"{shortened(entry['target'], 80)}: its {samples} are of {groups}, such as films that several were cut "
+                f"from: intervals resample whole groups{few}."
+            )
+    return list(told.values())
 
 
 def _where(entry: Mapping[str, Any]) -> str:

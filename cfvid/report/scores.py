@@ -9,25 +9,27 @@ from typing import Any
 from cfvid.artifacts import Record, digest_of, read_json
 from cfvid.data.leaks import read_leaked
 from cfvid.errors import DataError
-from cfvid.evaluation.folds import Folds, joined_values, mean_scores
-from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Hits, leak_caution, metric_order, primary_metric
+from cfvid.evaluation.folds import Folds, joined_groups, joined_values, mean_scores
+from cfvid.report.comparison import PROTOCOL_NAMES, Cell, Groups, Hits, leak_caution, metric_order, primary_metric
 from cfvid.report.confusion import Confusions
 from cfvid.report.problems import recorded_digest, tolerant
 from cfvid.stages.context import Run
 from cfvid.stages.transfer import KIND as TRANSFER_KIND
-from cfvid.stages.transfer import read_outcomes
+from cfvid.stages.transfer import read_groups, read_outcomes
 
 _NETWORK_HOMES = {"n_pre": "pretrain/network", "n_cf": "retrain/network"}
 
 
 def scores_of(
     run: Run, confusions: Confusions, problems: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, int], dict[Cell, Hits]]:
-    """All scores of the run's own networks, the number of scored samples by target, and who was right on what."""
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[Cell, Hits], dict[str, Groups]]:
+    """All scores of the run's own networks, the number of scored samples by target, who was right on what, and what the
+    samples of each target have in common."""
     digests = {name: recorded_digest(run.folder / home, "network") for name, home in _NETWORK_HOMES.items()}
     scores: list[dict[str, Any]] = []
     num_scored: dict[str, int] = {}
     hits: dict[Cell, Hits] = {}
+    groups: dict[str, Groups] = {}
     settings: dict[tuple[str, str], set[str]] = {}
     for path in sorted((run.folder / "transfer").glob("*/*/*/record.json")):
         what = str(path.parent.relative_to(run.folder))
@@ -48,14 +50,19 @@ def scores_of(
             confusions.add((target, protocol, network), path.parent / "predictions.parquet")
             outcomes = read_outcomes(path.parent)
             hits[target, protocol, network, seed] = outcomes[primary_metric(outcomes)] if outcomes else {}
+            groups[target] = {**groups.get(target, {}), **read_groups(path.parent)}
     for (target, protocol), kinds in settings.items():
         if len(kinds) > 1:
             problems.append(f"{target}, {protocol}: the networks were scored with different settings or samples.")
-    return sorted(scores, key=_order), num_scored, hits
+    return sorted(scores, key=_order), num_scored, hits, groups
 
 
 def add_means_over_folds(
-    folds: Folds, scores: list[dict[str, Any]], targets: dict[str, Any], hits: dict[Cell, Hits]
+    folds: Folds,
+    scores: list[dict[str, Any]],
+    targets: dict[str, Any],
+    hits: dict[Cell, Hits],
+    groups: dict[str, Groups],
 ) -> None:
     """Add each data set whose splits are all scored as a target of its own."""
     scores += mean_scores(scores, folds)
@@ -63,6 +70,7 @@ def add_means_over_folds(
     for name in {score["target"] for score in scores} & set(folds):
         parts = [targets[fold] for fold in folds[name]]
         targets[name] = parts[0] | {"num_scored": sum(part["num_scored"] for part in parts)}
+        groups[name] = joined_groups(groups, folds[name])
         for _, protocol, network, seed in [cell for cell in hits if cell[0] == folds[name][0]]:
             of_folds = {fold: hits.get((fold, protocol, network, seed)) for fold in folds[name]}
             if all(of_folds.values()):

@@ -6,7 +6,7 @@ RUN/transfer/TARGET/NETWORK/           NETWORK is n_pre, n_cf, or random-seedS
     scores.json                        {"top1": ..., "top5": ..., "clip_top1": ...} in percent;
                                        {"map": ...} of svm, {"recall1": ...} of retrieval,
                                        {"top1_5shot": ..., "top1_5shot_std": ...} of low_shot
-    predictions.parquet                sample_id, label, predicted, probability;
+    predictions.parquet                sample_id, label, predicted, probability; and group, where samples have any;
                                        sample_id, decisions, map_part of svm;
                                        sample_id, label, nearest, rank of retrieval
     metrics.jsonl, tensorboard/, skips.jsonl, val_skips.jsonl    of heads and fine-tuning
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 
 from cfvid import ranks
@@ -113,10 +114,13 @@ def _outcome(run: Run, evaluation: Evaluation) -> Outcome | None:
 
 
 def _write(run: Run, evaluation: Evaluation, outcome: Outcome) -> None:
-    folder, target = evaluation.folder, evaluation.target
+    folder, target, predictions = evaluation.folder, evaluation.target, outcome.predictions
     write_json(folder / "scores.json", outcome.scores)
+    groups = target.val.groups(outcome.predictions["sample_id"].to_pylist())
+    if groups is not None:
+        predictions = predictions.append_column("group", pa.array(groups, pa.string()))
     with atomic_file(folder / "predictions.parquet", check=pyarrow.parquet.read_metadata) as temporary:
-        pyarrow.parquet.write_table(outcome.predictions, temporary)
+        pyarrow.parquet.write_table(predictions, temporary)
     facts = {
         "network": evaluation.candidate.name,
         "target": target.name,
@@ -131,6 +135,20 @@ def _write(run: Run, evaluation: Evaluation, outcome: Outcome) -> None:
     remove_states(folder)
     shown = ", ".join(f"{name} {value:.1f}" for name, value in outcome.scores.items())
     logger.info("%s: %s", folder.relative_to(run.folder), shown)
+
+
+def read_groups(folder: Path) -> dict[str, str]:
+    """The groups of the scored samples of an evaluation, by sample id: of those that have one.
+
+    Raises:
+        ArtifactError: when the evaluation is not whole.
+    """
+    path = folder / "predictions.parquet"
+    Record.read(folder, kind=KIND).verify(folder, only=(path.name,))
+    if "group" not in pyarrow.parquet.read_schema(path).names:
+        return {}
+    columns = pyarrow.parquet.read_table(path, columns=["sample_id", "group"]).to_pydict()
+    return {i: group for i, group in zip(columns["sample_id"], columns["group"], strict=True) if group is not None}
 
 
 def read_outcomes(folder: Path) -> dict[str, dict[str, float]]:

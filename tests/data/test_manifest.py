@@ -137,6 +137,42 @@ def test_a_table_without_the_column_of_unsure_labels_is_read() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_groups_are_written_and_read(suffix: str, tmp_path: Path) -> None:
+    rows = [sample("a", group="007", root=str(tmp_path)), sample("b", root=str(tmp_path))]
+    write_manifest(from_samples(rows), tmp_path / f"m{suffix}")
+    assert list(read_manifest(tmp_path / f"m{suffix}")) == rows
+    from_samples(rows).write(tmp_path / "snapshot.parquet")
+    assert list(Manifest(pyarrow.parquet.read_table(tmp_path / "snapshot.parquet"))) == rows
+    write_manifest(from_samples(rows[1:]), tmp_path / f"none{suffix}")
+    assert b"group" not in (tmp_path / f"none{suffix}").read_bytes().split(b"ARROW:schema")[0]
+    assert manifest_of("sample_id,path,split,group\n1,1.png,val, film \n", tmp_path)[0].group == "film"
+
+
+def test_the_digest_knows_groups_where_there_are_some() -> None:
+    rows = [sample("a", labels=("x",)), sample("b")]
+    manifest = from_samples(rows)
+    assert Manifest(manifest.table.drop(["group"])).digest == manifest.digest
+    assert from_samples([rows[0], sample("b", group="film")]).digest != manifest.digest
+
+
+def test_samples_that_share_a_group_or_a_file(tmp_path: Path) -> None:
+    """UCF101's g01, and shots of one video in a manifest of segments."""
+    rows = [
+        sample("a", group="film"),
+        sample("b", group="film"),
+        sample("c"),
+        sample("d", path="long.mp4", start_s=0.0, end_s=1.0),
+        sample("e", path="long.mp4", start_s=1.0, end_s=2.0),
+        sample("f", path="long.mp4", root="/other"),
+        sample("g", group="alone"),
+    ]
+    manifest = from_samples(rows)
+    assert manifest.groups(["e", "a", "c", "d", "f", "b"]) == ["long.mp4", "film", None, "long.mp4", None, "film"]
+    assert manifest.groups(["a", "c", "d", "f", "g"]) is None
+    assert manifest.groups([]) is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_unsure_labels_are_written_and_read(suffix: str, tmp_path: Path) -> None:
     rows = [sample("a", labels=("x",), unsure_labels=("y", "z"), root=str(tmp_path)), sample("b", root=str(tmp_path))]
     write_manifest(from_samples(rows), tmp_path / f"m{suffix}")
@@ -159,7 +195,7 @@ def test_a_label_with_the_separator_and_several_unsure_ones_need_parquet(tmp_pat
 def test_samples_and_digest_do_not_depend_on_blocks(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [sample(f"ü{i}", labels=("x", "y")[: i % 3], unsure_labels=("z",) * (i == 4)) for i in range(7)]
     whole = from_samples(rows)
-    assert whole.digest == digest_of(whole.table.drop(["root", "member_offset", "member_size"]).to_pydict())
+    assert whole.digest == digest_of(whole.table.drop(["root", "member_offset", "member_size", "group"]).to_pydict())
     monkeypatch.setattr("cfvid.data.manifest.BLOCK_ROWS", rows_at_a_time)
     in_blocks = from_samples(rows)
     assert list(in_blocks) == rows

@@ -179,6 +179,14 @@ def test_several_sources_have_prefixes(tmp_path: Path) -> None:
     ]
 
 
+def test_groups_of_several_sources_are_kept_apart(tmp_path: Path) -> None:
+    make(tmp_path, "1.mp4")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text("sample_id,path,split,group\n1,1.mp4,train,film\n2,1.mp4,train,\n")
+    assert [s.group for s in read("one.csv", "two.csv", tmp_path=tmp_path)] == ["one/film", None, "two/film", None]
+    assert [s.group for s in read("one.csv", tmp_path=tmp_path)] == ["film", None]
+
+
 def test_sources_of_the_same_name_get_distinct_prefixes(tmp_path: Path) -> None:
     make(tmp_path, "x/videos/a/1.mp4", "y/videos/a/1.mp4", "z/a/1.mp4")
     assert read("x/videos", "y/videos/", "z", tmp_path=tmp_path).ids == [
@@ -253,6 +261,10 @@ def test_kinetics_files_are_found_as_downloaders_name_them(tmp_path: Path) -> No
     manifest = read({"path": "kinetics.csv", "media_root": "media"}, tmp_path=tmp_path)
     found = {s.sample_id: (s.path, s.labels, s.split, s.start_s, s.end_s) for s in manifest}
     bike, dance = ("riding a bike",), ("dancing",)
+    assert {s.sample_id[:11]: s.group for s in manifest} == {
+        **dict.fromkeys(("aaaaaaaaaaa", "bbbbbbbbbbb", "-cccccccccc", "eeeeeeeeeee")),
+        "ddddddddddd": "ddddddddddd",  # of which there are two clips
+    }
     assert found == {
         "aaaaaaaaaaa_000010_000020": ("riding a bike/aaaaaaaaaaa_000010_000020.mp4", bike, "train", None, None),
         "bbbbbbbbbbb_000003_000013": ("train/riding a bike/bbbbbbbbbbb.webm", bike, "train", 3.0, 13.0),

@@ -52,7 +52,7 @@ def odd_samples(root: Path) -> Manifest:
     for number, name in enumerate([*names, "../up", "a/1", "tab\t.mp4"]):
         path = f"{number}.{'jpg' if name.endswith('.jpg') else 'MP4'}"
         (root / path).write_bytes(name.encode() * 50 * (number + 1))
-        labels = [(), ("l",), ("b", "a"), ("ü|,\n",)][number % 4]
+        labels = [(), ("l",), ("b", "a"), ("ü|\n,",)][number % 4]
         times = (None, None) if number % 3 else (0.1 * number, 1e9 / 3 + number)
         samples.append(
             Sample(name, path, str(root), labels, ["train", "val"][number % 2], *times, ("u",) * (number % 2))
@@ -110,6 +110,15 @@ def test_readable_keys_where_there_can_be_some(tmp_path: Path) -> None:
         about = archive.extractfile("train/x/b_c.json")
         assert about is not None
         assert json.load(about) == {"sample_id": "train/x/b.c.mp4", "split": "train"}
+
+
+def test_groups_are_in_the_json(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    rows = [
+        Sample(n, "a.mp4", str(tmp_path), (), "train", None, None, group=g) for n, g in (("a", "film"), ("b", None))
+    ]
+    write_shards(from_samples(rows), tmp_path / "s", suffixes=SUFFIXES)
+    assert [sample.group for sample in read(tmp_path / "s", tmp_path)] == ["film", None]
 
 
 def test_the_same_samples_give_the_same_bytes(manifest: Manifest, tmp_path: Path) -> None:
@@ -177,7 +186,7 @@ def test_folders_and_files_that_are_not_for_this(manifest: Manifest, tmp_path: P
         write_shards(manifest, tmp_path / "s", suffixes={".jpg"})
 
 
-@pytest.mark.parametrize("split", ["", "a.b/c", "..", "ü", " x"])
+@pytest.mark.parametrize("split", ["", "a.b/c", "..", "ü", "x  y"])
 def test_odd_names_of_splits(split: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     write_shards(

@@ -90,10 +90,11 @@ def test_a_label_separator(tmp_path: Path) -> None:
 
 
 def test_ids_times_and_splits_of_the_json(tmp_path: Path) -> None:
-    told = about(sample_id="its id", split="test", start_s=1, end_s=2.5)
+    told = about(sample_id="its id", split="test", start_s=1, end_s=2.5, group="film")
     write_tar(tmp_path / "train-0.tar", {"a.jpg": b"", "a.json": told, "b.jpg": b"", "b.json": about(sample_id="")})
     first, second = read(tmp_path / "train-0.tar", tmp_path)
     assert (first.sample_id, first.split, first.start_s, first.end_s) == ("its id", "test", 1.0, 2.5)
+    assert (first.group, second.group) == ("film", None)
     assert (second.sample_id, second.split, second.start_s, second.end_s) == ("b", "train", None, None)
 
 

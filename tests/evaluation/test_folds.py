@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cfvid.evaluation.folds import joined_values, mean_scores
+from cfvid.evaluation.folds import joined_groups, joined_values, mean_scores
 
 FOLDS = {"hmdb51": ["hmdb51-1", "hmdb51-2", "hmdb51-3"]}
 
@@ -35,3 +35,8 @@ def test_samples_of_all_splits_have_the_mean_of_the_means() -> None:
 def test_the_same_samples_several_times_are_no_more_samples() -> None:
     values = {"x": 1.0, "y": 0.0, "z": 1.0}
     assert joined_values({"a": values, "b": values, "c": values}) == pytest.approx(values)
+
+
+def test_groups_of_all_splits() -> None:
+    groups = {"a": {"1": "film", "2": "film"}, "b": {"2": "film", "3": "other"}, "c": {"4": "none of theirs"}}
+    assert joined_groups(groups, ["a", "b", "without any"]) == {"1": "film", "2": "film", "3": "other"}

@@ -44,9 +44,10 @@ def test_gains_are_over_the_seeds_and_samples_that_both_have() -> None:
 
 
 def test_samples_are_joined_by_id_not_by_position() -> None:
-    values = _matrix(outcomes(p_clusterfit={0: "Abc", 1: "cbA"}).points(PLACE, ("p", "clusterfit")))
-    assert values is not None
-    assert values.tolist() == [[100, 0, 0], [100, 0, 0]]
+    found = _matrix(outcomes(p_clusterfit={0: "Abc", 1: "cbA"}).points(PLACE, ("p", "clusterfit")))
+    assert found is not None
+    assert found[0].tolist() == [[100, 0, 0], [100, 0, 0]]
+    assert found[1] == ["a", "b", "c"]
 
 
 def test_trends_never_pair_different_seeds() -> None:
@@ -75,3 +76,19 @@ def test_both_ends_of_a_trend_speak_of_the_samples_that_all_seeds_have() -> None
     )
     [trend] = _trends(found, ["p", "q"], SPEC)
     assert (trend["gain_first"], trend["gain_last"], trend["mean"]) == (50, 100, 50)
+
+
+def test_intervals_resample_groups_of_samples() -> None:
+    """Six films of two clips each: both are won or lost together."""
+    rights = "ABCDEFGHijkl"
+    by_run = {("p", "n_pre"): {0: hits(rights.lower())}, ("p", "clusterfit"): {0: hits(rights)}}
+    films = {letter: f"film {number // 2}" for number, letter in enumerate(rights.lower())}
+    entries = [
+        _gains(Outcomes({PLACE: by_run}, groups), ["p"], ["n_pre", "clusterfit"], SPEC)[0]
+        for groups in ({}, {"target": films}, {"another": films})
+    ]
+    assert entries[0] == entries[2]
+    assert "num_groups" not in entries[0]
+    assert entries[1]["num_groups"] == 6
+    assert entries[1]["mean"] == entries[0]["mean"]
+    assert entries[1]["high"] - entries[1]["low"] > 1.4 * (entries[0]["high"] - entries[0]["low"])

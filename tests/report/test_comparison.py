@@ -97,6 +97,30 @@ def test_seeds_are_averaged_by_sample() -> None:
     assert (found["won"], found["lost"], found["sign_test_p"]) == (0, 0, 1.0)
 
 
+def test_samples_of_one_group_are_no_independent_evidence() -> None:
+    """40 won and 10 lost samples are clear, unless they are clips of five films, of which one was lost."""
+    before, after = hits(won=40, lost=10, both=0)
+    films = {i: f"film {number // 10}" for number, i in enumerate(before)}
+    scores = [score("n_pre", 20), score("n_cf", 80)]
+    cells = {("t", "linear", "n_pre", 0): before, ("t", "linear", "n_cf", 0): after}
+    (alone,) = gains_of(scores, cells, {})
+    (grouped,) = gains_of(scores, cells, {}, {"t": films})
+    assert is_clear(alone)
+    assert not is_clear(grouped)
+    assert (grouped["won"], grouped["lost"], grouped["num_groups"]) == (40, 10, 5)
+    assert grouped["sign_test_p"] == pytest.approx(0.375)  # of one in five at most, or at least four
+    assert grouped["interval_95"][0] < 0 < alone["interval_95"][0]
+    assert "num_groups" not in alone
+    assert gains_of(scores, cells, {}, {"other": films}) == [alone]
+    assert "over 5 groups, not clear" in headline([grouped])["details"][0]
+    told = (
+        "t: its 50 samples are of 5 groups, such as films that several were cut from: intervals resample whole groups"
+    )
+    assert f"{told}, too few to say much." in cautions_of([grouped], num_scored={}, archs=("a", "a"))
+    (one,) = gains_of(scores, cells, {}, {"t": dict.fromkeys(before, "film")})
+    assert one["interval_95"] == [-100.0, 100.0]
+
+
 @pytest.mark.parametrize(
     ("won", "lost", "clear"),
     [(40, 10, True), (10, 40, True), (13, 10, False), (5, 0, False), (6, 0, True), (0, 0, False)],

@@ -24,7 +24,7 @@ from cfvid.sections.transfer import HeadsConfig
 from cfvid.stages import Run
 from cfvid.stages import trained as trained_protocols
 from cfvid.stages.evaluations import Target
-from cfvid.stages.transfer import read_outcomes
+from cfvid.stages.transfer import read_groups, read_outcomes
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,43 @@ def test_samples_of_several_labels_are_scored_by_svms(tmp_path: Path) -> None:
     assert scores["map"] == pytest.approx(100 * np.mean(expected))
     assert scores["map"] > 80  # as many positives as negatives: chance is about 50
     assert "linear SVMs" in (tmp_path / "run" / "report" / "report.html").read_text()
+
+
+def _with_groups(pictures: Path, manifest: Path) -> dict[str, str]:
+    """A source of the pictures, of which each two in turn are cut from one film."""
+    rows = ["sample_id,path,label,split,group"]
+    for number, path in enumerate(sorted(pictures.rglob("*.png"))):
+        split, label, _ = path.relative_to(pictures).parts
+        rows.append(f"{number},{path.relative_to(pictures).as_posix()},{label},{split},film{number // 2}")
+    manifest.write_text("\n".join(rows) + "\n")
+    return {"path": str(manifest), "media_root": str(pictures)}
+
+
+def test_intervals_resample_the_groups_of_a_target(pictures: Path, tmp_path: Path) -> None:
+    """Clips of one film are no independent evidence; in two splits of one data set they are the same groups."""
+    targets = {name: [_with_groups(pictures, tmp_path / f"{name}.csv")] for name in ("one", "two")}
+    config = tiny_config(
+        pictures,
+        data__targets={**targets, "plain": [str(pictures)]},
+        pretrain__training__epochs=1,
+        retrain__training__epochs=1,
+        transfer__protocols=["knn"],
+        transfer__networks=["n_pre", "n_cf"],
+        transfer__folds={"both": list(targets)},
+    )
+    run_stages(config, tmp_path / "run")
+    folder = tmp_path / "run" / "transfer"
+    rows = pq.read_table(folder / "one" / "n_pre" / "knn-seed0" / "predictions.parquet").to_pylist()
+    assert len(rows) == 12
+    assert all(row["group"] == f"film{int(row['sample_id']) // 2}" for row in rows)
+    plain = folder / "plain" / "n_pre" / "knn-seed0"
+    assert "group" not in pq.read_schema(plain / "predictions.parquet").names
+    assert read_groups(plain) == {}
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    numbers = {gain["target"]: gain.get("num_groups") for gain in report["gains"] if gain["metric"] == "top1"}
+    assert numbers == {"one": 6, "two": 6, "both": 6, "plain": None}
+    assert any("both: its 12 samples are of 6 groups" in caution for caution in report["cautions"])
+    assert "whole groups of them are resampled" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
 def test_official_splits_are_averaged_in_the_report(tmp_path: Path) -> None:

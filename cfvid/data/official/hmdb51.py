@@ -24,6 +24,8 @@ _SPLITS = {"0": "unused", "1": "train", "2": "val"}
 def read_hmdb51(root: Path, *, suffixes: Collection[str], trusted_roots: Sequence[str] = (), fold: int = 1) -> Prepared:
     """Read one fold; its test part is called `val`, and clips in neither part are `unused`.
 
+    Groups are the films that clips were cut from, as their names say: FILM_CLASS_f_cm_np1_fr_goo_0.avi.
+
     Args:
         root: the data set's folder.
         suffixes: file name endings that are media.
@@ -42,8 +44,15 @@ def read_hmdb51(root: Path, *, suffixes: Collection[str], trusted_roots: Sequenc
             name, mark = line.split_last("FILE 0|1|2")
             if mark not in _SPLITS:
                 raise line.refusal("FILE 0|1|2")
-            samples.append(tree.sample(f"{label}/{name}", labels=[label], split=_SPLITS[mark], usual="hmdb51_org"))
+            listed, group = f"{label}/{name}", _film_of(name, label)
+            samples.append(tree.sample(listed, labels=[label], split=_SPLITS[mark], usual="hmdb51_org", group=group))
     return tree.prepared(samples)
+
+
+def _film_of(name: str, label: str) -> str | None:
+    """The name of the film or the video that a clip was cut from."""
+    film = re.match(rf"(.+)_{re.escape(label)}_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|med|goo)_\d+\.", name)
+    return film[1] if film else None
 
 
 def _lists(tree: Tree, fold: int) -> dict[str, Path]:

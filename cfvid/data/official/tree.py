@@ -139,6 +139,7 @@ class Tree:
         sample_id: str | None = None,
         usual: str = "",
         unsure_labels: Sequence[str] = (),
+        group: str | None = None,
     ) -> Sample:
         """The sample of one listed file.
 
@@ -149,6 +150,7 @@ class Tree:
             sample_id: by default `listed` without its suffix.
             usual: the folder that the file would be expected in, when it is not found.
             unsure_labels: of the sample.
+            group: what it shares with samples that are no independent evidence.
         """
         return Sample(
             sample_id=sample_id or self._without_suffix(listed),
@@ -159,6 +161,7 @@ class Tree:
             start_s=None,
             end_s=None,
             unsure_labels=tuple(unsure_labels),
+            group=group,
         )
 
     def prepared(self, samples: Iterable[Sample]) -> Prepared:

@@ -11,6 +11,7 @@ torchvision's class looks for the lists only after it has opened every video.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from cfvid.data.official.text import Line, lines_of
 from cfvid.data.official.tree import Prepared, Tree, check_fold
 from cfvid.errors import DataError
 
+_GROUP = re.compile(r"(v_.+_g\d+)_c\d+\.\w+")
+"""What the videos of one group have in common in their names: they were cut from one, and show the same people."""
+
 
 def read_ucf101(root: Path, *, suffixes: Collection[str], trusted_roots: Sequence[str] = (), fold: int = 1) -> Prepared:
-    """Read one fold; its test list is called `val`.
+    """Read one fold; its test list is called `val`, and groups are those in the names: a class has g01 to g25.
 
     Args:
         root: the data set's folder.
@@ -71,4 +75,5 @@ def _sample(listed: str, split: str, line: Line, tree: Tree, numbers: dict[str, 
     label, slash, _ = listed.partition("/")
     if not slash or label not in numbers:
         raise line.refusal("the path of a video in the folder of a class of classInd.txt")
-    return tree.sample(listed, labels=[label], split=split, usual="UCF-101")
+    group = _GROUP.fullmatch(listed.rpartition("/")[2])
+    return tree.sample(listed, labels=[label], split=split, usual="UCF-101", group=group[1] if group else None)

@@ -48,6 +48,17 @@ def test_hmdb51_has_three_marks(hmdb: Path) -> None:
     assert decoded(prepared.manifest, modality="video").shape == (1, 3, 4, 32, 32)
 
 
+def test_hmdb51_groups_are_the_films_in_all_folds(tmp_path: Path) -> None:
+    names = ["A_wave_f_cm_np1_fr_med_0.avi", "A_wave_u_nm_np2_le_goo_12.avi", "B_(ü)_1_wave_h_cm_np1_ba_bad_0.avi"]
+    others = ["A_shoot_bow_l_cm_np1_ri_med_1.avi", "other.avi"]
+    add_videos(tmp_path, *(f"wave/{name}" for name in names), *(f"shoot_bow/{name}" for name in others))
+    for fold in (1, 2):
+        add_text(tmp_path, f"{HMDB}/wave_test_split{fold}.txt", *(f"{name} {fold}" for name in names))
+        add_text(tmp_path, f"{HMDB}/shoot_bow_test_split{fold}.txt", *(f"{name} 1" for name in others))
+        groups = [sample.group for sample in read_hmdb(tmp_path, fold=fold).manifest]
+        assert groups == ["A", None, "A", "A", "B_(ü)_1"]
+
+
 def test_hmdb51_folds(hmdb: Path) -> None:
     assert rows(read_hmdb(hmdb, fold=2)) == {"wave/b#1": (("wave",), "val")}
     with pytest.raises(DataError, match="has no CLASS_test_split3.txt"):
@@ -95,6 +106,7 @@ def test_ucf101_folds(ucf: Path) -> None:
         "YoYo/v_y ü_g01_c01": (("YoYo",), "train"),
         "YoYo/v_y_g02_c01": (("YoYo",), "val"),
     }
+    assert [sample.group for sample in prepared.manifest] == ["v_a_g01", "v_y ü_g01", "v_y_g02"]
     assert prepared.not_found == ("UCF-101/YoYo/v_gone.avi",)
     assert [Path(path).name for path in prepared.not_listed] == ["v_extra.avi"]
     assert decoded(prepared.manifest, 2, modality="video").shape == (1, 3, 4, 32, 32)
