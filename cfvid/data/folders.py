@@ -84,9 +84,11 @@ def _has_splits(
     root: Path, names: Sequence[str], media: Sequence[str], train_split: str | None, val_split: str | None
 ) -> bool:
     """Whether the top folders are splits, by the places of their media; told where one has a name that could be."""
-    tops = {name.partition("/")[0] for name in names if "/" in name}
+    of_media = {name.rpartition("/")[0] for name in media} - {""}
+    of_all = of_media if len(names) == len(media) else {name.rpartition("/")[0] for name in names} - {""}
+    tops = {folder.partition("/")[0] for folder in of_all}
     depths: dict[str, set[bool]] = {top: set() for top in tops}
-    for folder in {name.rpartition("/")[0] for name in media} - {""}:
+    for folder in of_media:
         top, _, rest = folder.partition("/")
         depths[top].add(bool(rest))
     contents: dict[str, Contents] = {
