@@ -383,7 +383,7 @@ def hard_media(shared_data: Path) -> dict[str, dict[str, str]]:
         return {str(folder / row["file"]): row for row in csv.DictReader(file)}
 
 
-FORMATS_NOT_READ = {"TGA", "PSD", "SGI", "SUN", "XBM", "DDS", "ICO", "JPEG2000", "AVIF"}
+FORMATS_NOT_READ = {"TGA", "PSD", "SGI", "SUN", "XBM", "DDS", "ICO"}
 
 
 @pytest.mark.parametrize(
