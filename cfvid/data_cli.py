@@ -337,7 +337,7 @@ def _leaks(options: argparse.Namespace) -> None:
 def _leaks_by_features(options: argparse.Namespace, *, known: set[str]) -> list[Leak]:
     """Pairs that only the features show, told in words."""
     from cfvid.data.leaks import MIN_COSINE, find_leaks_by_features
-    from cfvid.features import FeatureStore
+    from cfvid.features import FeatureStore, mean_features
 
     pool, target = (FeatureStore(folder) for folder in options.features)
     if pool.record.inputs["network"] != target.record.inputs["network"]:
@@ -347,12 +347,9 @@ def _leaks_by_features(options: argparse.Namespace, *, known: set[str]) -> list[
         raise ConfigError(f"The features are of the layers {layers[0]} and {layers[1]}.", fix="Compare equal ones.")
     # A store may hold further layers behind the trunk's output, which is what both have.
     width = min(store.shape[-1] for store in (pool, target))
-    sides = []
-    for store in (pool, target):
-        features = store.gather(store.ids)[..., :width]
-        sides.append((store.ids, features.mean(axis=1) if features.ndim == 3 else features))
     least = MIN_COSINE if options.min_cosine is None else options.min_cosine
-    found = find_leaks_by_features(sides[0], sides[1], min_cosine=least)
+    sides = [(store.ids, mean_features(store, width)) for store in (pool, target)]
+    found = find_leaks_by_features(*sides, min_cosine=least)
     new = [leak for leak in found if leak.other not in known]
     print(
         f"{len(found):,} of {len(target):,} samples of the target have features like one of {len(pool):,} of the pool, "

@@ -15,6 +15,7 @@ do not depend on where it was killed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -38,6 +39,7 @@ from cfvid.artifacts import (
 from cfvid.data.sample_ids import SampleIds
 from cfvid.data.skips import LEDGER_NAME, Skip, write_skips
 from cfvid.errors import DamagedArtifact, DataError
+from cfvid.parts import parts
 
 KIND = "features"
 
@@ -253,5 +255,21 @@ class FeatureStore:
                 result[low - first : high - first] = self._array(shard)[low - start : high - start, ..., columns]
         return result
 
+    def blocks(self, columns: slice = slice(None), *, values: int = 1) -> Iterator[np.ndarray]:
+        """As `part`, of all samples, some at a time.
+
+        Args:
+            columns: of the features; all by default.
+            values: how many are made of each sample, where that is more than its feature has.
+        """
+        own = math.prod(self.shape[:-1]) * self._width(columns)
+        return (self.part(rows, columns) for rows in parts(len(self), max(own, values)))
+
     def _width(self, columns: slice) -> int:
         return len(range(*columns.indices(self.shape[-1])))
+
+
+def mean_features(store: FeatureStore, width: int) -> Iterator[np.ndarray]:
+    """The first values of all features in blocks, float32 (n, width), means over views where these are kept apart."""
+    for features in store.blocks(slice(width)):
+        yield features.mean(axis=1) if features.ndim == 3 else features

@@ -11,6 +11,11 @@ MOST_VALUES = 2**24
 """Of one part: 64 MiB in single precision, and a few times that while it is worked on."""
 
 
+def rows_at_once(values_per_row: int) -> int:
+    """How many rows have at most MOST_VALUES values together; at least one."""
+    return max(1, MOST_VALUES // max(1, values_per_row))
+
+
 def parts(num_rows: int, values_per_row: int) -> list[slice]:
     """The rows in as few parts of about equal size as have at most MOST_VALUES values each.
 
@@ -24,8 +29,7 @@ def parts(num_rows: int, values_per_row: int) -> list[slice]:
     Returns:
         Slices in order, which cover all rows; none for no rows.
     """
-    size = max(1, MOST_VALUES // max(1, values_per_row))
-    count = -(-num_rows // size)
+    count = -(-num_rows // rows_at_once(values_per_row))
     each, rest = divmod(num_rows, max(1, count))
     ends = [0]
     for number in range(count):

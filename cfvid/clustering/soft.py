@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """T clusters for each of N samples; their shares sum to 1."""
+    """T clusters for each of N samples; their shares sum to 1. They are made when they are asked for: those of a
+    million samples and a thousand clusters would take 8 GB."""
 
-    classes_NT: np.ndarray
-    """int32."""
-    shares_NT: np.ndarray
-    """float32."""
+    shape: tuple[int, int]
+    """N and T."""
+    part: Callable[[slice], tuple[np.ndarray, np.ndarray]]
+    """Of some rows, one after the other: classes, int32 (n, T), and shares, float32 (n, T)."""
 
 
 def softmax(logits_NT: np.ndarray) -> np.ndarray:
@@ -32,6 +34,12 @@ def of_distances(clusters_NT: np.ndarray, distances_NT: np.ndarray, *, bandwidth
         distances_NT: float32, squared.
         bandwidth: relative, so that it means the same whatever the features' scale and dimensions are.
     """
-    distances = np.maximum(distances_NT.astype(np.float64), 0.0)
-    scale = max(bandwidth * float(distances[:, 0].mean()), 1e-12)
-    return SoftLabels(clusters_NT.astype(np.int32), softmax(-distances / scale))
+    nearest_N = np.maximum(distances_NT[:, 0].astype(np.float64), 0.0)
+    scale = max(bandwidth * float(nearest_N.mean()), 1e-12)
+
+    def part(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        distances = np.maximum(distances_NT[rows].astype(np.float64), 0.0)
+        return clusters_NT[rows].astype(np.int32), softmax(-distances / scale)
+
+    num_samples, num_clusters = clusters_NT.shape
+    return SoftLabels((num_samples, num_clusters), part)

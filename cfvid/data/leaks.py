@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +73,16 @@ def find_leaks(one: pa.Table, other: pa.Table, *, max_distance: int = MAX_DISTAN
 
 
 def find_leaks_by_features(
-    one: tuple[Sequence[str], np.ndarray], other: tuple[Sequence[str], np.ndarray], *, min_cosine: float = MIN_COSINE
+    one: tuple[Sequence[str], Iterable[np.ndarray]],
+    other: tuple[Sequence[str], Iterable[np.ndarray]],
+    *,
+    min_cosine: float = MIN_COSINE,
 ) -> list[Leak]:
     """Samples that a network takes for alike.
 
     Args:
-        one: ids, and float (N, D) features by the same network, of a pool say.
-        other: likewise (M, D), of a target's test split say.
+        one: ids, and features by the same network in blocks, float (n, D), of a pool say: one block is in memory.
+        other: likewise, of a target's test split say; all of them are in memory.
         min_cosine: between features.
 
     Returns:
@@ -88,20 +91,27 @@ def find_leaks_by_features(
     Raises:
         DataError: when the features are not of one length.
     """
-    (first_ids, first_ND), (second_ids, second_MD) = one, other
+    (first_ids, blocks), (second_ids, others) = one, other
     if not (len(first_ids) and len(second_ids)):
         return []
-    if first_ND.shape[1] != second_MD.shape[1]:
-        raise DataError(
-            f"The features have {first_ND.shape[1]} and {second_MD.shape[1]} values.",
-            fix="Compare stores by the same network, at the same layer.",
-        )
-    index = faiss.IndexFlatIP(first_ND.shape[1])
-    index.add(_unit(first_ND))
-    cosines_M1, rows_M1 = index.search(_unit(second_MD), 1)
+    queries_MD = np.concatenate([_unit(block_MD) for block_MD in others])
+    best_M, rows_M = np.full(len(queries_MD), -np.inf, dtype=np.float32), np.zeros(len(queries_MD), dtype=np.int64)
+    done = 0
+    for block_ND in blocks:
+        if block_ND.shape[1] != queries_MD.shape[1]:
+            raise DataError(
+                f"The features have {block_ND.shape[1]} and {queries_MD.shape[1]} values.",
+                fix="Compare stores by the same network, at the same layer.",
+            )
+        index = faiss.IndexFlatIP(block_ND.shape[1])
+        index.add(_unit(block_ND))
+        cosines_M1, found_M1 = index.search(queries_MD, 1)
+        is_nearer = cosines_M1[:, 0] > best_M
+        best_M[is_nearer], rows_M[is_nearer] = cosines_M1[is_nearer, 0], done + found_M1[is_nearer, 0]
+        done += len(block_ND)
     return [
-        Leak(first_ids[row], sample_id, cosine=float(cosine))
-        for sample_id, cosine, row in zip(second_ids, cosines_M1[:, 0], rows_M1[:, 0], strict=True)
+        Leak(first_ids[row], sample_id, cosine=cosine)
+        for sample_id, cosine, row in zip(second_ids, best_M.tolist(), rows_M.tolist(), strict=True)
         if cosine >= min_cosine
     ]
 

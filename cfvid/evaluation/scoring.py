@@ -33,32 +33,52 @@ class Said:
         return len(self.predicted_N)
 
     @classmethod
-    def of_logits(cls, logits_NVC: np.ndarray, labels_NL: np.ndarray) -> Said:
-        """What a batch of logits says.
+    def joined(cls, parts: Sequence[Said]) -> Said:
+        """What is kept of several parts of the samples, one after the other; at least one."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+class Tally:
+    """Takes logits batch by batch, and keeps what there is to say of them.
+
+    Its arrays are there from the beginning: small ones that were made between the large ones of each batch would keep
+    the allocator from ever using the memory of a batch again.
+
+    Args:
+        num_samples: at most.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        self._num = 0
+        self._kept = Said(
+            np.zeros(num_samples, dtype=np.int32),
+            np.zeros(num_samples, dtype=np.float32),
+            np.zeros((num_samples, 2), dtype=bool),
+            np.zeros((num_samples, 2), dtype=np.int32),
+        )
+
+    def add(self, logits_NVC: np.ndarray, labels_NL: np.ndarray) -> None:
+        """Take a batch.
 
         Args:
             logits_NVC: float32, of N samples with V views each.
             labels_NL: int64 class indices; where samples have several labels, all of each and then -1.
         """
         num_samples, num_views, num_classes = logits_NVC.shape
+        rows, kept = slice(self._num, self._num + num_samples), self._kept
+        self._num += num_samples
         probabilities_NC = sample_probabilities(logits_NVC)
-        predicted_N = probabilities_NC.argmax(axis=1)
+        kept.predicted_N[rows] = probabilities_NC.argmax(axis=1)
+        kept.probability_N[rows] = probabilities_NC[np.arange(num_samples), kept.predicted_N[rows]]
+        kept.right_N2[rows] = _right(probabilities_NC, labels_NL)
         if num_views > 1:
             right_M2 = _right(logits_NVC.reshape(-1, num_classes), np.repeat(labels_NL, num_views, axis=0))
-            right_views_N2 = right_M2.reshape(num_samples, num_views, 2).sum(axis=1, dtype=np.int32)
-        else:
-            right_views_N2 = np.zeros((num_samples, 2), dtype=np.int32)
-        return cls(
-            predicted_N.astype(np.int32),
-            probabilities_NC[np.arange(num_samples), predicted_N],
-            _right(probabilities_NC, labels_NL),
-            right_views_N2,
-        )
+            kept.right_views_N2[rows] = right_M2.reshape(num_samples, num_views, 2).sum(axis=1)
 
-    @classmethod
-    def joined(cls, batches: Sequence[Said]) -> Said:
-        """Batches, one after the other; at least one."""
-        return cls(*(np.concatenate([getattr(batch, field.name) for batch in batches]) for field in fields(cls)))
+    @property
+    def said(self) -> Said:
+        """Of the samples that were taken, in their order."""
+        return Said(*(getattr(self._kept, field.name)[: self._num] for field in fields(Said)))
 
 
 def sample_probabilities(logits_NVC: np.ndarray) -> np.ndarray:
@@ -71,7 +91,7 @@ def score(said: Said, labels_NL: np.ndarray, *, num_views: int, num_classes: int
 
     Args:
         said: of N samples.
-        labels_NL: as of `Said.of_logits`.
+        labels_NL: as of `Tally.add`.
         num_views: V, of each sample.
         num_classes: C.
         view_noun: prefix of the view-level metrics.

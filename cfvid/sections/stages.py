@@ -101,8 +101,8 @@ class ClusterConfig(Section):
     restarts: Count = 1
     """Independent k-means runs; the one with the best objective is kept."""
     engine: Literal["auto", "faiss", "streaming"] = "auto"
-    """Of `kmeans`: `faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration
-    again, for pools of any size. `auto` is faiss up to 8 GiB of features (as float32). On a GPU that faiss
+    """`faiss` holds all features in memory; `streaming` reads them in blocks from disk, in each iteration again, for
+    pools of any size (not for `per_label`). `auto` is faiss up to 8 GiB of features (as float32). On a GPU that faiss
     does not see, and for blocks on any GPU, torch finds the nearest centroids."""
     hierarchical: bool = False
     """Of `kmeans`: coarse groups first, starting points within each, then a few iterations over all. For many thousands
@@ -135,8 +135,8 @@ class ClusterConfig(Section):
             raise ValueError("merge_tiny_below has no meaning for method: distillation")
         if self.method == "distillation" and self.more_features:
             raise ValueError("method: distillation takes the outputs of one N_pre, not more_features")
-        if self.engine == "streaming" and (self.method != "kmeans" or self.more_features):
-            raise ValueError("engine: streaming is for method: kmeans over the features of one network")
+        if self.engine == "streaming" and (self.method == "per_label" or self.more_features):
+            raise ValueError("engine: streaming is for the features of one network, and not for method: per_label")
         if self.hierarchical and self.method != "kmeans":
             raise ValueError(f"hierarchical has no meaning for method: {self.method}")
         if self.minibatch is not None and (self.method != "kmeans" or self.hierarchical):

@@ -3,7 +3,8 @@
 RUN/cluster/
   pseudo_labels.parquet    sample_id, cluster (int32, 0 ... K-1 without gaps), distance, second_distance
                            (float32, squared, to the cluster's centroid and to the nearest other one, NaN for none)
-  soft_labels.parquet      sample_id, classes (list of int32), shares (list of float32, sum 1): where asked for
+  soft_labels.parquet      sample_id, classes (list of int32), shares (list of float32, sum 1): where asked for, and
+                           by distillation
   centroids.npy            float32 (K, P), in the space of the projection
   projection.safetensors   what was done to the features first
   quality.json             sizes, effective K, agreement with labels, objective
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from cfvid.clustering.methods import METHODS
 from cfvid.clustering.methods.base import Grouping
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.quality import agreement, size_figures
-from cfvid.clustering.soft import SoftLabels
 from cfvid.clustering.streaming_engine import StreamingEngine, forget
 from cfvid.config import RunConfig
 from cfvid.data.manifest import LABEL_COLUMNS, label_blocks
@@ -44,20 +44,21 @@ from cfvid.features import FeatureStore
 from cfvid.stages.context import Run
 from cfvid.stages.pool import (
     POINTS_NAME,
+    WITH_K,
     WITH_LABELS,
     build_pool,
     engine_name,
     noisy_labels,
     pool_labels,
     store_digests,
+    stored_points,
 )
+from cfvid.stages.soft_labels import SOFT_NAME, write_soft_labels
+from cfvid.tables import row_groups, write_groups
 
 logger = logging.getLogger(__name__)
 
 KIND = "pseudo-labels"
-SOFT_NAME = "soft_labels.parquet"
-_GROUP_ROWS = 2**20
-"""Of a row group: what pyarrow takes by itself."""
 FILES = ["centroids.npy", "projection.safetensors", "pseudo_labels.parquet", "quality.json"]
 
 
@@ -88,7 +89,9 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     """
     record = Record.read(run.folder / "extract", kind=FEATURES_KIND)
     inputs = {"seed": run.config.seed, "cluster": recorded_settings(run.config), "features": record.digest}
-    if (engine := engine_name(run.config, store=record)) != FaissEngine.name:
+    engine, settings = engine_name(run.config, store=record), run.config.cluster
+    # Where neither k-means nor a PCA is fitted, all engines come to the same.
+    if engine != FaissEngine.name and (settings.method in WITH_K or settings.pca_dim is not None):
         inputs["engine"] = engine
     if run.config.cluster.more_features:
         inputs["more_features"] = store_digests(run.config)
@@ -216,17 +219,7 @@ def write_pseudo_labels(
         arrays = {name: pa.array(values[rows].astype(types[name])) for name, values in columns.items()}
         return pa.table({"sample_id": ids[rows].column.cast(pa.string()), **arrays})
 
-    _write_parts(path, part, num_rows=len(ids))
-
-
-def _write_parts(path: Path, part: Callable[[slice], pa.Table], *, num_rows: int) -> None:
-    """Write a table, making the rows of one row group at a time: the same bytes as of the whole table at once."""
-    with (
-        atomic_file(path, check=pyarrow.parquet.read_metadata) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, part(slice(0)).schema) as writer,
-    ):
-        for first in range(0, max(1, num_rows), _GROUP_ROWS):
-            writer.write_table(part(slice(first, first + _GROUP_ROWS)))
+    write_groups(path, part, row_groups(len(ids)))
 
 
 def load_pseudo_labels(folder: Path) -> PseudoLabels:
@@ -257,39 +250,6 @@ def read_pseudo_labels(folder: Path) -> dict[str, int]:
     return dict(zip(labels.ids, labels.clusters_N.tolist(), strict=True))
 
 
-def write_soft_labels(path: Path, ids: SampleIds, soft: SoftLabels) -> None:
-    """Write soft labels by sample id."""
-
-    def lists(values_NT: np.ndarray, kind: pa.DataType) -> pa.Array:
-        starts = pa.array(np.arange(len(values_NT) + 1) * values_NT.shape[1], pa.int32())
-        return pa.ListArray.from_arrays(starts, pa.array(values_NT.ravel(), kind))
-
-    def part(rows: slice) -> pa.Table:
-        return pa.table(
-            {
-                "sample_id": ids[rows].column.cast(pa.string()),
-                "classes": lists(soft.classes_NT[rows], pa.int32()),
-                "shares": lists(soft.shares_NT[rows], pa.float32()),
-            }
-        )
-
-    _write_parts(path, part, num_rows=len(ids))
-
-
-def read_soft_labels(folder: Path) -> tuple[SampleIds, SoftLabels] | None:
-    """Sample ids and soft labels of a complete cluster folder; None where there are hard ones only."""
-    record = Record.read(folder, kind=KIND)
-    if SOFT_NAME not in record.files:
-        return None
-    record.verify(folder, only=(SOFT_NAME,))
-    table = pyarrow.parquet.read_table(folder / SOFT_NAME)
-    ids = SampleIds(table["sample_id"])
-    classes, shares = (
-        table[name].combine_chunks().flatten().to_numpy().reshape(len(ids), -1) for name in ("classes", "shares")
-    )
-    return ids, SoftLabels(classes, shares)
-
-
 # ---------------------------------------------------------------------------------------------- new samples
 
 
@@ -318,7 +278,7 @@ def assignable(folder: Path) -> Record:
 def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[SampleIds, np.ndarray, np.ndarray]:
     """Assign the samples of another feature store to a cluster folder's centroids.
 
-    The store must hold features of the same network and layer.
+    The store must hold features of the same network and layer; its folder takes the projected ones meanwhile.
 
     Returns:
         Sample ids, cluster ids int64 (N,), squared distances float32 (N,), in the same order.
@@ -336,5 +296,6 @@ def assign(folder: Path, store: FeatureStore, engine: KMeansEngine) -> tuple[Sam
             f"The features have shape {store.shape}, the clustered ones ({expected},).",
             fix="Extract them with the same network and layer.",
         )
-    clusters, distances = engine.assign(projection.transform(store.gather(store.ids)), centroids_KP)
+    with stored_points(store, projection, store.folder / POINTS_NAME) as points_NP:
+        clusters, distances = engine.assign(points_NP, centroids_KP)
     return store.ids, clusters, distances

@@ -7,6 +7,7 @@ RUN/estimate/
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +19,22 @@ from cfvid.artifacts import Record, read_json, write_json
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.projection import Projection
 from cfvid.clustering.stability import stability
+from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.config import RunConfig
+from cfvid.data.manifest import Manifest
+from cfvid.data.subsets import keep_samples
 from cfvid.errors import ConfigError
 from cfvid.evaluation.linear import LinearProbe
 from cfvid.features import FeatureStore
 from cfvid.models.weights import load_network
+from cfvid.parts import parts
 from cfvid.seeds import derive
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
 from cfvid.stages.cluster import build_engine
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Target, read_target
 from cfvid.stages.extract import extract_into
+from cfvid.stages.pool import POINTS_NAME, engine_name, stored_points
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,9 @@ NUM_SEEDS = 3
 """k-means runs whose agreement is looked at."""
 HELD_OUT = 4
 """The probes are scored on one of so many training samples of a target; its validation samples are for the transfer."""
+MOST_PROBED_VALUES = 2**29
+"""Of a target's projected training features (2 GiB in single precision, and a few times that while a probe is fitted):
+of targets that have more, the probes look at a sample."""
 
 
 def estimate(run: Run) -> Path:
@@ -76,20 +85,27 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     Raises:
         ArtifactError: when the clusters are not there yet.
     """
-    targets = [read_target(run, name) for name in run.config.data.targets]
+    clusters = Record.read(run.folder / "cluster", kind=CLUSTER_KIND)
+    targets = {name: _probed_samples(run, read_target(run, name)) for name in run.config.data.targets}
     yield (
         run.folder / "estimate",
         {
             **run.config.plain("modality", "seed"),
             **run.arithmetic,
-            "clusters": Record.read(run.folder / "cluster", kind=CLUSTER_KIND).digest,
+            "clusters": clusters.digest,
             "linear": run.config.plain("transfer")["transfer"]["linear"],
             "input": run.input_for("extract"),
-            "targets": {target.name: run.identify(target.train) for target in targets},
+            "targets": {name: run.identify(samples) for name, samples in targets.items()},
             "num_seeds": NUM_SEEDS,
             "held_out": HELD_OUT,
         },
     )
+
+
+def _probed_samples(run: Run, target: Target) -> Manifest:
+    """A target's training samples, or those of them that its probes look at, drawn by their ids."""
+    centroids_KP = np.load(run.folder / "cluster" / "centroids.npy", mmap_mode="r", allow_pickle=False)
+    return keep_samples(target.train, max(1, MOST_PROBED_VALUES // centroids_KP.shape[1]), split="train")
 
 
 def _figures(run: Run, folder: Path) -> dict[str, Any]:
@@ -99,7 +115,7 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
     engine = build_engine(run)
     figures: dict[str, Any] = {
         "effective_share": quality["effective_clusters"] / (quality["num_clusters"] + quality["num_empty"]),
-        "stability_ari": _stability(run, engine, projection),
+        "stability_ari": _stability(run, engine, projection, folder),
         "nmi_training_labels": (quality["noisy_labels"] or {}).get("nmi"),
         "probes": {},
     }
@@ -108,49 +124,55 @@ def _figures(run: Run, folder: Path) -> dict[str, Any]:
         if target.has_several_labels:
             figures["probes"][name] = {"raw": None, "smoothed": None}  # a probe of one label would say nothing
             continue
-        labels_N, points_NP = _points(run, folder, target, projection)
-        smoothed_NP = centroids_KP[engine.assign(points_NP, centroids_KP)[0]]
-        figures["probes"][name] = {
-            "raw": _probe(run, target, points_NP, labels_N),
-            "smoothed": _probe(run, target, smoothed_NP, labels_N),
-        }
+        store = _features(run, folder, target)
+        labels_N = target.labels([*store.ids], target.train)
+        with stored_points(store, projection, folder / POINTS_NAME) as points_NP:
+            raw = _probe(run, target, points_NP, labels_N)
+            smoothed_NP = centroids_KP[engine.assign(points_NP, centroids_KP)[0]]
+        figures["probes"][name] = {"raw": raw, "smoothed": _probe(run, target, smoothed_NP, labels_N)}
     logger.info("estimate: %s", {key: value for key, value in figures.items() if key != "probes"})
     return figures
 
 
-def _stability(run: Run, engine: KMeansEngine, projection: Projection) -> float | None:
+def _stability(run: Run, engine: KMeansEngine, projection: Projection, folder: Path) -> float | None:
     """How much k-means over all samples agrees with itself; None for methods that are something else."""
     config = run.config.cluster
     if config.method != "kmeans":
         return None
     store = FeatureStore(run.folder / "extract")
-    return stability(
-        engine,
-        projection.transform(store.gather(store.ids)),
-        seed=run.config.seed,
-        num_seeds=NUM_SEEDS,
-        num_clusters=config.clusters_of(len(store)),
-        spherical=config.distance == "spherical",
-        iterations=config.iterations,
-        restarts=config.restarts,
-        max_points_per_centroid=config.max_points_per_centroid,
-    )
+    with contextlib.ExitStack() as stack:
+        if engine_name(run.config, store=store.record) == StreamingEngine.name:
+            points_NP = stack.enter_context(stored_points(store, projection, folder / POINTS_NAME))
+        else:
+            points_NP = projection.transform(store.part(slice(None)))
+        return stability(
+            engine,
+            points_NP,
+            seed=run.config.seed,
+            num_seeds=NUM_SEEDS,
+            num_clusters=config.clusters_of(len(store)),
+            spherical=config.distance == "spherical",
+            iterations=config.iterations,
+            restarts=config.restarts,
+            max_points_per_centroid=config.max_points_per_centroid,
+        )
 
 
-def _points(run: Run, folder: Path, target: Target, projection: Projection) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of a target's training samples, int64 (N,), and their features as clustered, float32 (N, P)."""
-    source = run.folder / "pretrain" / "network"
-    store = extract_into(
+def _features(run: Run, folder: Path, target: Target) -> FeatureStore:
+    """The features of a target's training samples, at the layer that was clustered."""
+    source, samples = run.folder / "pretrain" / "network", _probed_samples(run, target)
+    if len(samples) < len(target.train):
+        logger.info("estimate: probes look at %d of %d samples of %s", len(samples), len(target.train), target.name)
+    return extract_into(
         run,
         folder / "features" / target.name,
         network=load_network(source)[0],
         network_digest=Record.read(source, kind="network").digest,
-        manifest=target.train,
+        manifest=samples,
         look="extract",
         average_views=True,
         layers=(run.config.extract.layer,),
     )
-    return target.labels([*store.ids], target.train), projection.transform(store.gather(store.ids))
 
 
 def _probe(run: Run, target: Target, points_NP: np.ndarray, labels_N: np.ndarray) -> float | None:
@@ -161,7 +183,10 @@ def _probe(run: Run, target: Target, points_NP: np.ndarray, labels_N: np.ndarray
         return None
     probe = LinearProbe(run.config.transfer.linear, seed=seed, device=run.accelerator.device)
     probe.fit(points_NP[~held_out, None], labels_N[~held_out], num_classes=len(target.classes))
-    said = probe.logits(points_NP[held_out, None])[:, 0].argmax(axis=1)
+    rows = np.flatnonzero(held_out)
+    places = parts(len(rows), max(points_NP.shape[1], len(target.classes)))
+    blocks = probe.logit_blocks((points_NP[rows[place], None] for place in places), num_views=1)
+    said = np.concatenate([logits_B1C[:, 0].argmax(axis=1) for logits_B1C in blocks])
     return 100 * float((said == labels_N[held_out]).mean())
 
 

@@ -14,11 +14,10 @@ from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
 from cfvid.evaluation.linear import LinearProbe, few_of_each
 from cfvid.evaluation.nearest import NearestNeighbours, first_right, nearest_rows, unit, unit_means
-from cfvid.evaluation.scoring import Said
+from cfvid.evaluation.scoring import Said, Tally
 from cfvid.evaluation.svm import OneVsAllSvm, mean_average_precision, parts_of_map
 from cfvid.features import FeatureStore
 from cfvid.models.zoo import feature_dims
-from cfvid.parts import parts
 from cfvid.seeds import derive
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation
@@ -54,9 +53,7 @@ class _Split:
 
     def blocks(self, layer: str | None, *, num_classes: int = 1) -> Iterator[np.ndarray]:
         """One layer's features, as many samples at a time as memory allows that many logits of."""
-        columns = self.columns[layer]
-        values = self.num_views * max(columns.stop - columns.start, num_classes)
-        return (self.store.part(rows, columns) for rows in parts(len(self.store), values))
+        return self.store.blocks(self.columns[layer], values=self.num_views * num_classes)
 
     def means(self, layer: str | None) -> np.ndarray:
         """The mean of each sample's views, float32 (N, D)."""
@@ -125,14 +122,13 @@ def _probed(run: Run, evaluation: Evaluation, make: Callable[[], LinearProbe | N
 def _said(evaluation: Evaluation, val: _Split, layer: str | None, probe: LinearProbe | NearestNeighbours) -> Said:
     """What a classifier says of the validation samples; no more than one block's logits are there."""
     target = evaluation.target
-    labels_NL = target.label_sets(val.ids, target.val)
-    batches: list[Said] = []
+    labels_NL, tally = target.label_sets(val.ids, target.val), Tally(len(val.ids))
     done = 0
     blocks = val.blocks(layer, num_classes=len(target.classes))
     for logits_BVC in probe.logit_blocks(blocks, num_views=val.num_views):
-        batches.append(Said.of_logits(logits_BVC, labels_NL[done : done + len(logits_BVC)]))
+        tally.add(logits_BVC, labels_NL[done : done + len(logits_BVC)])
         done += len(logits_BVC)
-    return Said.joined(batches)
+    return tally.said
 
 
 def linear(run: Run, evaluation: Evaluation) -> Outcome:
@@ -208,8 +204,11 @@ def retrieval(run: Run, evaluation: Evaluation) -> Outcome:
     for layer in train.columns:
         gallery_ND = unit_means(train.blocks(layer), len(train.ids))
         queries = (unit(unit(features_BVD).mean(axis=1)) for features_BVD in val.blocks(layer))
-        found = nearest_rows(queries, gallery_ND, min(max(at), len(gallery_ND)))
-        rows_MK = np.concatenate([rows_BK.astype(np.int32) for _, rows_BK in found])
+        rows_MK = np.empty((len(val.ids), min(max(at), len(gallery_ND))), dtype=np.int32)
+        done = 0
+        for _, rows_BK in nearest_rows(queries, gallery_ND, rows_MK.shape[1]):
+            rows_MK[done : done + len(rows_BK)] = rows_BK
+            done += len(rows_BK)
         ranks = first_right(train_labels[rows_MK], val_labels)
         scores |= {at_layer(f"recall{k}", layer): 100 * float(np.mean((ranks > 0) & (ranks <= k))) for k in at}
         columns[at_layer("nearest", layer)] = lists_of_names(train.store.ids, rows_MK)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,8 @@ POINTS_NAME = "points.npy"
 """In RUN/cluster while features are streamed; removed at the end."""
 _MOST_BYTES = 8 * 2**30
 """Of features as float32 that `cluster.engine: auto` holds in memory."""
+_STREAMED = ("kmeans", "prototypes", "distillation")
+"""Methods that `cluster.engine: auto` streams; k-means within labels would come to other clusters that way."""
 WITH_LABELS = ("per_label", "prototypes")
 """Methods that need labels."""
 
@@ -54,25 +58,30 @@ def build_pool(run: Run, engine: KMeansEngine) -> tuple[Pool, Projection]:
     num_clusters = config.clusters_of(len(store), num_labels=len(set(labels.values())))
     config = config.model_copy(update={"num_clusters": num_clusters})
     projection = Projection(l2_normalize=config.l2_normalize, pca_dim=config.pca_dim, whiten=config.whiten, seed=seed)
+    features_ND: np.ndarray | None = None
     if engine_name(run.config, store=store.record) == StreamingEngine.name:
-        check_counts(run.config, num_samples=len(store), labels={})
-        points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
-        return Pool(store.ids, None, points_NP, engine, config, seed, label_of={}), projection
-    ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
-    label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels}
+        ids = store.ids
+    else:
+        ids, features_ND = _joined([store, *map(FeatureStore, more_stores(run.config))])
+    label_of = {sample_id: labels[sample_id] for sample_id in ids if sample_id in labels} if labels else {}
     check_counts(run.config, num_samples=len(ids), labels=label_of)
-    projection.fit(features_ND)
-    pool = Pool(
+    is_distilled = config.method == "distillation"
+    head = _trained_head(run, store) if is_distilled else None
+    if features_ND is None:
+        points_NP = _streamed(store, projection, run.folder / "cluster" / POINTS_NAME)
+    else:
+        points_NP = projection.fit(features_ND).transform(features_ND)
+    return Pool(
         ids=ids,
-        features_ND=features_ND,
-        points_NP=projection.transform(features_ND),
+        # Of all others, points are enough.
+        features=(store.part if features_ND is None else features_ND.__getitem__) if is_distilled else None,
+        points_NP=points_NP,
         engine=engine,
         config=config,
         seed=seed,
         label_of=label_of,
-        head=_trained_head(run, store) if config.method == "distillation" else None,
-    )
-    return pool, projection
+        head=head,
+    ), projection
 
 
 # ---------------------------------------------------------------------------------------------- features
@@ -127,8 +136,8 @@ def engine_name(config: RunConfig, *, store: Record) -> str:
     if config.cluster.engine != "auto":
         return config.cluster.engine
     num_bytes = 4 * store.facts["num_samples"] * int(np.prod(store.facts["shape"]))
-    alone = config.cluster.method == "kmeans" and not config.cluster.more_features
-    if num_bytes <= _MOST_BYTES or not alone:
+    can_stream = config.cluster.method in _STREAMED and not config.cluster.more_features
+    if num_bytes <= _MOST_BYTES or not can_stream:
         return FaissEngine.name
     logger.info("cluster: %.0f GiB of features are read in blocks (cluster.engine is auto)", num_bytes / 2**30)
     return StreamingEngine.name
@@ -137,12 +146,25 @@ def engine_name(config: RunConfig, *, store: Record) -> str:
 def _streamed(store: FeatureStore, projection: Projection, path: Path) -> np.ndarray:
     """The points to cluster as a memory map in a file; it holds no features in memory."""
     projection.fit_blocks(features_ND for _, features_ND in store.shards())
-    dim = store.shape[0] if projection.pca_dim is None else projection.pca_dim
+    return _written(store, projection, path, (features_ND for _, features_ND in store.shards()))
+
+
+@contextlib.contextmanager
+def stored_points(store: FeatureStore, projection: Projection, path: Path) -> Iterator[np.ndarray]:
+    """A store's features after a fitted projection: float32 (N, P), in a file that is removed in the end."""
+    try:
+        yield _written(store, projection, path, store.blocks())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _written(store: FeatureStore, projection: Projection, path: Path, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    dim = store.shape[0] if projection.components_PD_ is None else len(projection.components_PD_)
     points_NP = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(store), dim))
     first = 0
-    for ids, features_ND in store.shards():
-        points_NP[first : first + len(ids)] = projection.transform(features_ND)
-        first += len(ids)
+    for features_ND in blocks:
+        points_NP[first : first + len(features_ND)] = projection.transform(features_ND)
+        first += len(features_ND)
     points_NP.flush()
     opened: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return opened

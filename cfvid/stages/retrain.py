@@ -22,9 +22,10 @@ from cfvid.errors import ConfigError, DataError
 from cfvid.models.zoo import build_network
 from cfvid.seeds import derive
 from cfvid.stages.cluster import KIND as CLUSTER_KIND
-from cfvid.stages.cluster import PseudoLabels, load_pseudo_labels, read_soft_labels
+from cfvid.stages.cluster import PseudoLabels, load_pseudo_labels
 from cfvid.stages.context import Run
 from cfvid.stages.fit import complete, fit
+from cfvid.stages.soft_labels import forget_soft_labels, map_soft_labels
 from cfvid.training.objective import Objective
 from cfvid.training.targets import PseudoTargets, SoftTargets
 
@@ -97,6 +98,7 @@ def _retrain(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         groups_N=labels.clusters_N if config.retrain.sampling == "balanced" else None,
     )
     complete(run, network, folder=folder, stage=KIND, inputs=inputs, facts=compute)
+    forget_soft_labels(folder)
 
 
 def _chosen(labels: PseudoLabels, *, share: float) -> PseudoLabels:
@@ -116,21 +118,20 @@ def _objective(run: Run, labels: PseudoLabels) -> tuple[Objective, int]:
         if np.isnan(labels.second_distances_N).any():
             raise _no_margins()
         weights_N = margin_weights(labels.distances_N, labels.second_distances_N)
-    found = read_soft_labels(folder)
-    if found is None:
+    record = Record.read(folder, kind=CLUSTER_KIND)
+    made = record.inputs["cluster"]
+    is_distilled = made["method"] == "distillation"
+    soft = map_soft_labels(folder, record, labels.ids, run.folder / KIND, all_alike=is_distilled)
+    if soft is None:
         return PseudoTargets(labels.ids, labels.clusters_N, weights_N=weights_N), num_clusters
-    ids, soft = found
-    num_classes = max(num_clusters, 1 + int(soft.classes_NT.max()))
-    made = Record.read(folder, kind=CLUSTER_KIND).inputs["cluster"]
-    temperature = made["temperature"] if made["method"] == "distillation" else 1.0
+    num_classes, temperature = max(num_clusters, soft.num_classes), made["temperature"] if is_distilled else 1.0
     logger.info(
         "retrain: soft labels, %d of %d classes each, T = %g", soft.shares_NT.shape[1], num_classes, temperature
     )
-    rows = ids.rows(labels.ids)
     objective = SoftTargets(
         labels.ids,
-        soft.classes_NT[rows],
-        soft.shares_NT[rows],
+        soft.classes_NT,
+        soft.shares_NT,
         num_classes=num_classes,
         temperature=temperature,
         weights_N=weights_N,

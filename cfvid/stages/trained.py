@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from cfvid import ranks
 from cfvid.errors import DataError
 from cfvid.evaluation.inference import forward_views
-from cfvid.evaluation.scoring import Said
+from cfvid.evaluation.scoring import Said, Tally
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import build_network
 from cfvid.sections.training import TrainingConfig
@@ -87,31 +87,35 @@ def _trained(
         seed=evaluation.seed,
         part_lrs=part_lrs,
     )
-    own = list(_scored(run, evaluation, network, layers, stage=stage))
-    batches = [batch for several in ranks.everywhere(own) for batch in several]
-    if not batches:
+    parts = ranks.everywhere(_scored(run, evaluation, network, layers, stage=stage))
+    ids = target.val.ids.take(np.concatenate([part.rows_N for part in parts]))
+    if not len(ids):
         raise DataError(f"{stage}: none of the val samples could be read.")
-    ids = [sample_id for batch in batches for sample_id in batch.ids]
-    said = {layer: Said.joined([batch.said[place] for batch in batches]) for place, layer in enumerate(layers)}
-    return named(run, evaluation, ids, said, dict(facts or {}), num_views=batches[0].num_views)
+    said = {layer: Said.joined([part.said[place] for part in parts]) for place, layer in enumerate(layers)}
+    num_views = max(part.num_views for part in parts)
+    return named(run, evaluation, [*ids], said, dict(facts or {}), num_views=num_views)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """What is kept of a batch of validation samples."""
+    """What is kept of a process' share of the validation samples."""
 
-    ids: list[str]
+    rows_N: np.ndarray
+    """int64: those that could be read, as rows of the manifest."""
     num_views: int
+    """Of each; 0 where none could be read."""
     said: list[Said]
     """By each layer."""
 
 
 def _scored(
     run: Run, evaluation: Evaluation, network: nn.Module, layers: Sequence[str | None], *, stage: str
-) -> Iterator[_Scored]:
-    """This process' share of the validation samples, batch by batch: no more than one batch's logits are there."""
+) -> _Scored:
+    """Score this process' share: no more than one batch's logits are there."""
     target = evaluation.target
     own = target.val.ids[ranks.own_part(len(target.val))]
+    tallies = [Tally(len(own)) for _ in layers]
+    rows_N, num, num_views = np.empty(len(own), dtype=np.int64), 0, 0
     with run.loader(target.val, stage=stage, ledger_path=evaluation.folder / "val_skips.jsonl") as loader:
         for ids, logits_NVD in forward_views(
             network,
@@ -123,5 +127,8 @@ def _scored(
             accelerator=run.accelerator,
         ):
             labels_NL = target.label_sets(ids, target.val)
-            by_layer = np.split(logits_NVD, len(layers), axis=-1)
-            yield _Scored(ids, logits_NVD.shape[1], [Said.of_logits(part, labels_NL) for part in by_layer])
+            for tally, logits_NVC in zip(tallies, np.split(logits_NVD, len(layers), axis=-1), strict=True):
+                tally.add(logits_NVC, labels_NL)
+            rows_N[num : num + len(ids)] = target.val.ids.rows(ids)
+            num, num_views = num + len(ids), logits_NVD.shape[1]
+    return _Scored(rows_N[:num], num_views, [tally.said for tally in tallies])

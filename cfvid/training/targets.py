@@ -97,8 +97,8 @@ class SoftTargets:
 
     Args:
         ids: the samples.
-        classes_NT: int32, T classes of each sample.
-        shares_NT: float32, their shares, which sum to 1.
+        classes_NT: int32, T classes of each sample; may be a memory map, of which a batch's rows are read.
+        shares_NT: float32, their shares, which sum to 1; likewise.
         num_classes: of the network.
         temperature: what the logits are divided by.
         weights_N: float32, how much each sample counts; None for all the same.

@@ -21,6 +21,7 @@ ORDER = (
     "seeds",
     "parts",
     "artifacts",
+    "tables",
     "folder_lock",
     "shipped",
     "faiss_import",

@@ -22,7 +22,7 @@ def make_pool(points: Any, labels: Mapping[str, str] | None = None, head: Any = 
     points_NP = np.asarray(points, dtype=np.float32)
     config = ClusterConfig(**{"num_clusters": 2, "iterations": 10, **settings})
     ids = SampleIds(f"s{i}" for i in range(len(points_NP)))
-    return Pool(ids, points_NP, points_NP, FaissEngine(), config, seed=3, label_of=labels or {}, head=head)
+    return Pool(ids, points_NP, FaissEngine(), config, 3, labels or {}, points_NP.__getitem__, head)
 
 
 def group(pool: Pool) -> Grouping:
@@ -83,7 +83,7 @@ def test_soft_labels_sum_to_one_and_follow_the_distances() -> None:
     pool = make_pool([[0.0], [4.0], [10.0], [5.0]], soft_top=2, soft_bandwidth=0.5)
     found = by_nearest(pool, np.array([[0.0], [10.0], [40.0]], np.float32), num_fitted=4)
     assert found.soft is not None
-    classes, shares = found.soft.classes_NT, found.soft.shares_NT
+    classes, shares = found.soft.part(slice(None))
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     assert (shares[:, 0] >= shares[:, 1]).all()
     assert classes[:, 0].tolist()[:3] == [0, 0, 1]
@@ -96,8 +96,8 @@ def test_soft_labels_sum_to_one_and_follow_the_distances() -> None:
 def test_soft_labels_over_more_clusters_than_there_are_take_all() -> None:
     found = group(make_pool(random_points(30), num_clusters=3, soft_top=50))
     assert found.soft is not None
-    assert found.soft.classes_NT.shape == (30, len(found.centroids_KP))
-    np.testing.assert_array_equal(found.soft.classes_NT[:, 0], found.clusters_N)
+    assert found.soft.shape == (30, len(found.centroids_KP))
+    np.testing.assert_array_equal(found.soft.part(slice(None))[0][:, 0], found.clusters_N)
 
 
 # ---------------------------------------------------------------------------------------------- prototypes
@@ -179,8 +179,8 @@ def test_a_high_temperature_gives_even_shares_and_a_low_one_the_hard_labels() ->
     sharp = group(make_pool(points, head=HEAD, method="distillation", temperature=1e-3))
     assert flat is not None
     assert sharp.soft is not None
-    np.testing.assert_allclose(flat.shares_NT, 0.25, atol=1e-3)
-    np.testing.assert_allclose(sharp.soft.shares_NT, np.eye(4)[sharp.clusters_N], atol=1e-6)
+    np.testing.assert_allclose(flat.part(slice(None))[1], 0.25, atol=1e-3)
+    np.testing.assert_allclose(sharp.soft.part(slice(None))[1], np.eye(4)[sharp.clusters_N], atol=1e-6)
 
 
 def test_soft_classes_are_the_ids_of_clusters_though_some_classes_are_nobodys_first() -> None:
@@ -192,9 +192,10 @@ def test_soft_classes_are_the_ids_of_clusters_though_some_classes_are_nobodys_fi
     shares = np.exp(logits / 2) / np.exp(logits / 2).sum(1, keepdims=True)
     assert sorted(set(found.clusters_N.tolist())) == [0, 1, 2]
     np.testing.assert_array_equal(found.clusters_N + 1, logits.argmax(1))
-    np.testing.assert_allclose(found.soft.shares_NT, shares[:, [1, 2, 3, 0]], atol=1e-6)
-    np.testing.assert_array_equal(found.soft.shares_NT.argmax(1), found.clusters_N)
-    assert found.soft.classes_NT[0].tolist() == [0, 1, 2, 3]
+    said, found_shares = found.soft.part(slice(None))
+    np.testing.assert_allclose(found_shares, shares[:, [1, 2, 3, 0]], atol=1e-6)
+    np.testing.assert_array_equal(found_shares.argmax(1), found.clusters_N)
+    assert said[0].tolist() == [0, 1, 2, 3]
     assert found.num_asked == 4
 
 

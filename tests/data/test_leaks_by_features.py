@@ -19,11 +19,13 @@ from cfvid.report.comparison import leak_caution
 def test_the_nearest_of_each_that_is_near_enough() -> None:
     pool = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
     target = np.array([[3.0, 0.1], [-1.0, 0.0], [1.0, 0.9]])
-    found = find_leaks_by_features((["a", "b", "c"], pool), (["x", "y", "z"], target), min_cosine=0.9)
+    found = find_leaks_by_features(
+        (["a", "b", "c"], [pool[:1], pool[1:]]), (["x", "y", "z"], [target[:2], target[2:]]), min_cosine=0.9
+    )
     assert [(leak.one, leak.other) for leak in found] == [("a", "x"), ("c", "z")]
     assert found[0].cosine == pytest.approx(3 / np.hypot(3, 0.1))
     with pytest.raises(DataError, match="2 and 3 values"):
-        find_leaks_by_features((["a"], pool[:1]), (["x"], np.ones((1, 3))))
+        find_leaks_by_features((["a"], [pool[:1]]), (["x"], [np.ones((1, 3))]))
 
 
 def test_a_file_of_leaks_is_read_back(tmp_path: Path) -> None:

@@ -7,16 +7,21 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from cfvid.evaluation.scoring import Said, sample_probabilities, score
+from cfvid.evaluation.scoring import Said, Tally, sample_probabilities, score
 
 
 def scores_of(logits_NVC: np.ndarray, labels_NL: np.ndarray, *, view_noun: str = "clip", batch: int = 3) -> dict:
     """Scores of logits that come batch by batch."""
-    starts = range(0, len(logits_NVC), batch)
-    batches = [Said.of_logits(logits_NVC[i : i + batch], labels_NL[i : i + batch]) for i in starts]
     num_views, num_classes = logits_NVC.shape[1:]
-    joined = Said.joined(batches)
-    return score(joined, labels_NL, num_views=num_views, num_classes=num_classes, view_noun=view_noun)
+    said = said_of(logits_NVC, labels_NL, batch=batch)
+    return score(said, labels_NL, num_views=num_views, num_classes=num_classes, view_noun=view_noun)
+
+
+def said_of(logits_NVC: np.ndarray, labels_NL: np.ndarray, *, batch: int) -> Said:
+    tally = Tally(len(logits_NVC) + 1)  # one that could not be read
+    for first in range(0, len(logits_NVC), batch):
+        tally.add(logits_NVC[first : first + batch], labels_NL[first : first + batch])
+    return tally.said
 
 
 def test_softmax_is_averaged_not_the_logits() -> None:
@@ -70,9 +75,8 @@ def test_batches_score_as_all_logits_at_once(views: int, classes: int, labels: i
     labels_NL = rng.integers(classes, size=(101, labels))
     whole = scores_of(logits, labels_NL, batch=101)
     assert scores_of(logits, labels_NL, batch=1) == scores_of(logits, labels_NL, batch=13) == whole
-    parts = [Said.of_logits(logits[i : i + 8], labels_NL[i : i + 8]) for i in range(0, 101, 8)]
     probabilities = sample_probabilities(logits)
-    said = Said.joined(parts)
+    said = Said.joined([said_of(logits[rows], labels_NL[rows], batch=8) for rows in (slice(30), slice(30, None))])
     np.testing.assert_array_equal(said.predicted_N, probabilities.argmax(axis=1))
     np.testing.assert_array_equal(said.probability_N, probabilities.max(axis=1))
     if labels == 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import torch
 from support.tiny import tiny_config, write_pictures
 
+from cfvid import tables
 from cfvid.artifacts import Record, write_json
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
@@ -29,18 +29,11 @@ from cfvid.pipeline import describe_plan, run_stages
 from cfvid.report.collect import collect
 from cfvid.sections.data import SourceConfig
 from cfvid.stages.assign import assign_new
-from cfvid.stages.cluster import (
-    KIND,
-    assign,
-    load_pseudo_labels,
-    read_pseudo_labels,
-    read_soft_labels,
-    write_pseudo_labels,
-    write_soft_labels,
-)
+from cfvid.stages.cluster import KIND, assign, load_pseudo_labels, read_pseudo_labels, write_pseudo_labels
 from cfvid.stages.context import Run
 from cfvid.stages.pool import side_by_side
 from cfvid.stages.pretrain import read_noisy_labels
+from cfvid.stages.soft_labels import read_soft_labels, write_soft_labels
 from cfvid.training.loop import TrainingData
 from cfvid.training.objective import Examples
 from cfvid.training.targets import PseudoTargets, SoftTargets
@@ -71,6 +64,24 @@ def go_on(pictures: Path, folder: Path, *stages: str, **changes: Any) -> Run:
     config = tiny_config(pictures, **SHORT, **changes)
     run_stages(config, folder, stages=stages or ["cluster", "retrain"])
     return Run(config, folder)
+
+
+def soft_of(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+    """Ids, classes and shares of a cluster folder; None where there are hard labels only."""
+    found = list(read_soft_labels(folder, Record.read(folder, kind=KIND)))
+    if not found:
+        return None
+    return (
+        [sample_id for ids, _, _ in found for sample_id in ids],
+        np.concatenate([classes for _, classes, _ in found]),
+        np.concatenate([shares for _, _, shares in found]),
+    )
+
+
+def soft_labels(classes_NT: np.ndarray, shares_NT: np.ndarray) -> SoftLabels:
+    """Soft labels that are there."""
+    num, size = classes_NT.shape
+    return SoftLabels((num, size), lambda rows: (classes_NT[rows], shares_NT[rows]))
 
 
 def quality_of(folder: Path) -> dict[str, Any]:
@@ -120,20 +131,20 @@ def test_distillation_learns_the_outputs_of_n_pre(
     n_pre, _ = load_network(folder / "pretrain" / "network")
     n_cf, _ = load_network(folder / "retrain" / "network")
     assert n_cf.num_classes == n_pre.num_classes == 3
-    found = read_soft_labels(folder / "cluster")
+    found = soft_of(folder / "cluster")
     assert found is not None
-    ids, soft = found
-    assert soft.shares_NT.shape == (24, 3)
-    np.testing.assert_allclose(soft.shares_NT.sum(1), 1, rtol=1e-5)
+    ids, _, shares_NT = found
+    assert shares_NT.shape == (24, 3)
+    np.testing.assert_allclose(shares_NT.sum(1), 1, rtol=1e-5)
     cluster_of = read_pseudo_labels(folder / "cluster")
-    assert [cluster_of[i] for i in ids] == soft.shares_NT.argmax(1).tolist()
+    assert [cluster_of[i] for i in ids] == shares_NT.argmax(1).tolist()
     assert data.ids == ids
-    np.testing.assert_allclose(examples_of(data).target.numpy(), soft.shares_NT)
+    np.testing.assert_allclose(examples_of(data).target.numpy(), shares_NT)
     with pytest.raises(ConfigError, match="cannot be assigned"):
         assign_new(run, SourceConfig(path=str(pictures)), folder / "out.parquet")
     (folder / "cluster" / "soft_labels.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DamagedArtifact, match="soft_labels"):
-        read_soft_labels(folder / "cluster")
+        soft_of(folder / "cluster")
 
 
 def record_training(monkeypatch: pytest.MonkeyPatch) -> list[TrainingData]:
@@ -187,7 +198,7 @@ def test_an_n_pre_without_a_trained_head_cannot_be_distilled(pictures: Path, ext
     network = extracted / "pretrain" / "network"
     brought = tiny_config(pictures, cluster__method="distillation", pretrain__weights=str(network))
     run_stages(brought, tmp_path / "fine", stages=["pretrain", "extract", "cluster"])
-    assert read_soft_labels(tmp_path / "fine" / "cluster") is not None
+    assert soft_of(tmp_path / "fine" / "cluster") is not None
     headless = tmp_path / "headless.safetensors"
     shutil.copy(network / "model.safetensors", headless)
     config = tiny_config(pictures, cluster__method="distillation", pretrain__weights=str(headless))
@@ -214,7 +225,7 @@ def test_the_default_has_hard_labels_alone_and_trains_on_each_sample_once(
 ) -> None:
     seen = record_training(monkeypatch)
     go_on(pictures, folder)
-    assert read_soft_labels(folder / "cluster") is None
+    assert soft_of(folder / "cluster") is None
     assert "num_merged" not in quality_of(folder)
     [data] = seen
     assert isinstance(data.objective, PseudoTargets)
@@ -242,9 +253,9 @@ def test_soft_labels_tiny_clusters_weights_and_sampling(
     assert sizes.min() >= 2
     assert figures["num_merged"] + figures["num_empty"] == 9 - len(sizes)
     assert (labels.second_distances_N >= labels.distances_N - 1e-6).all()
-    found = read_soft_labels(folder / "cluster")
+    found = soft_of(folder / "cluster")
     assert found is not None
-    assert found[1].classes_NT.shape == (24, 2)
+    assert found[1].shape == (24, 2)
     [data] = seen
     assert isinstance(data.objective, SoftTargets)
     assert data.objective.temperature == 1.0
@@ -261,14 +272,14 @@ def test_soft_labels_tiny_clusters_weights_and_sampling(
 
 
 def test_soft_labels_come_back_as_they_were_written(tmp_path: Path) -> None:
-    soft = SoftLabels(np.array([[3, 1], [0, 2]], np.int32), np.array([[0.9, 0.1], [0.5, 0.5]], np.float32))
-    write_soft_labels(tmp_path / "soft_labels.parquet", SampleIds(["x", "y"]), soft)
+    classes, shares = np.array([[3, 1], [0, 2]], np.int32), np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
+    write_soft_labels(tmp_path / "soft_labels.parquet", SampleIds(["x", "y"]), soft_labels(classes, shares))
     Record.write(tmp_path, kind=KIND, inputs={}, files=["soft_labels.parquet"])
-    found = read_soft_labels(tmp_path)
+    found = soft_of(tmp_path)
     assert found is not None
     assert found[0] == ["x", "y"]
-    np.testing.assert_array_equal(found[1].classes_NT, soft.classes_NT)
-    np.testing.assert_array_equal(found[1].shares_NT, soft.shares_NT)
+    np.testing.assert_array_equal(found[1], classes)
+    np.testing.assert_array_equal(found[2], shares)
 
 
 def test_one_cluster_is_told_as_such_whatever_the_options(pictures: Path, folder: Path) -> None:
@@ -351,18 +362,18 @@ def test_features_side_by_side_have_unit_length_and_equal_parts() -> None:
 def test_labels_that_are_written_in_parts_have_the_bytes_of_a_whole_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int
 ) -> None:
-    monkeypatch.setattr(sys.modules["cfvid.stages.cluster"], "_GROUP_ROWS", 10)
+    monkeypatch.setattr(tables, "GROUP_ROWS", 10)
     rng = np.random.default_rng(0)
     ids, clusters, shares = [f"s{i}" for i in range(num)], rng.integers(9, size=num), rng.random((num, 2), np.float32)
-    soft = SoftLabels(rng.integers(9, size=(num, 2), dtype=np.int32), shares)
+    classes = rng.integers(9, size=(num, 2), dtype=np.int32)
     columns = {"sample_id": pa.chunked_array([ids[:7], ids[7:]], pa.string())}
     write_pseudo_labels(tmp_path / "labels", SampleIds(ids), clusters, *shares.T)
-    write_soft_labels(tmp_path / "soft", SampleIds(ids), soft)
+    write_soft_labels(tmp_path / "soft", SampleIds(ids), soft_labels(classes, shares))
     expected = {
         "labels": {"cluster": clusters.astype(np.int32), "distance": shares[:, 0], "second_distance": shares[:, 1]},
         "soft": {
-            "classes": pa.array(soft.classes_NT.tolist(), pa.list_(pa.int32())),
-            "shares": pa.array(soft.shares_NT.tolist(), pa.list_(pa.float32())),
+            "classes": pa.array(classes.tolist(), pa.list_(pa.int32())),
+            "shares": pa.array(shares.tolist(), pa.list_(pa.float32())),
         },
     }
     for name, values in expected.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +20,6 @@ class Pool:
     """The samples to group, N of them."""
 
     ids: SampleIds
-    features_ND: np.ndarray | None
-    """float32, as extracted; None where they do not fit in memory, which is for k-means alone."""
     points_NP: np.ndarray
     """float32, as they are clustered: after the projection. Maybe a memory map."""
     engine: KMeansEngine
@@ -29,6 +27,8 @@ class Pool:
     seed: int
     label_of: Mapping[str, str]
     """Of samples whose label is known, by sample id; filled where the method needs labels."""
+    features: Callable[[slice], np.ndarray] | None = None
+    """Gives the features of some rows as extracted, float32 (n, D), where the method needs them."""
     head: tuple[np.ndarray, np.ndarray] | None = None
     """Weight (C, D) and bias (C,) of N_pre's last layer, where the method needs them."""
 
