@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cfvid.errors import ConfigError
+from cfvid.models.onednn import avoid_narrow_strides
 from cfvid.models.r2plus1d import r2plus1d, r2plus1d_50, thin_r2plus1d, vmz_r2plus1d
 from cfvid.models.resnet2d import resnet, thin_resnet
 
@@ -63,6 +64,7 @@ class Network(nn.Module):
         super().__init__()
         self.arch, self.num_classes = arch, num_classes
         self.trunk, self.feature_dim = ARCHITECTURES[arch].build()
+        avoid_narrow_strides(self.trunk)
         self.head = nn.Linear(self.feature_dim, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)

@@ -23,6 +23,7 @@ from cfvid.data.loader import Batch, SampleLoader, on_device
 from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
+from cfvid.models.onednn import avoid_narrow_strides
 from cfvid.models.zoo import Network
 from cfvid.progress import progress_bar
 from cfvid.sections.stages import RuntimeConfig
@@ -179,6 +180,7 @@ def train(
         TrainingError: when a loss or gradient is not finite; the last state is kept.
         Interrupted: after a signal; the state was saved.
     """
+    avoid_narrow_strides(network)
     if config.channels_last:
         network = network.to(memory_format=memory_format(data.modality.network_dims + 2))
     freeze(network, part_lrs or {})
