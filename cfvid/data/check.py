@@ -5,8 +5,8 @@
     sample_id, path, split, labels     as in the manifest
     reasons                            why each decoder failed; empty for a sample that can be read
     decoder                            which one read it
-    width, height, num_frames, num_claimed, duration_s, frame_rate_hz, codec, num_bytes, sha256, hashes
-                                       see `cfvid.data.probe`; null where there is none
+    width, height, num_frames, num_claimed, duration_s, frame_rate_hz, codec, orientation, notes, num_bytes, sha256,
+    hashes                             see `cfvid.data.probe`; null where there is none
 
 While it works, what is done is in FILE.partial.jsonl: the same command goes on from there. Samples that could not be
 read are tried again.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("frame_rate_hz", pa.float64()),
         ("codec", pa.string()),
+        ("orientation", pa.string()),
+        ("notes", pa.list_(pa.string())),
         ("num_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("hashes", pa.list_(pa.uint64())),
@@ -168,11 +171,20 @@ def summary(table: pa.Table) -> list[str]:
     lines += [f"    {count:,} x {reason}" for reason, count in broken.most_common(10)]
     cut = pc.sum(pc.fill_null(pc.less(whole["num_frames"], whole["num_claimed"]), False)).as_py() or 0
     lines += [f"{cut:,} videos end before their container says"] * bool(cut)
+    noted = Counter(_without_numbers(note) for notes in whole["notes"].to_pylist() for note in notes or ())
+    lines += [f"{count:,} x {note}" for note, count in noted.most_common(10)]
     lines += _by_class(table)
     for name, unit in (("duration_s", "s"), ("frame_rate_hz", "Hz"), ("width", "px"), ("height", "px")):
         lines += _spread(whole, name, unit)
-    lines += [f"{name}: {_counts(whole[name].to_pylist())}" for name in ("codec", "decoder") if whole.num_rows]
+    lines += [
+        f"{name}: {_counts(whole[name].to_pylist())}" for name in ("codec", "decoder", "orientation") if whole.num_rows
+    ]
     return lines + _duplicates(whole)
+
+
+def _without_numbers(note: str) -> str:
+    """Notes are counted: they must not differ from file to file."""
+    return re.sub(r"\d+", "N", note)
 
 
 def _by_class(table: pa.Table) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 
 from cfvid.data.clip_sampling import ShortClip, clip_frames, segment
 from cfvid.errors import UnreadableSample
-from cfvid.media.video import TruncatedVideo, VideoReader
+from cfvid.media.video_reader import Change, TruncatedVideo, VideoReader, unchanged
 
 _FRAMES_AT_ONCE = 96
-"""Clips that overlap are decoded together, up to this many frames; more would take too much memory."""
+"""Up to so many frames, those of all clips are scaled to the first one's size where a video changes its own."""
 
 Plan = Callable[[np.ndarray], list[float]]
 """Frame times of the sample in seconds, (F,) -> the starts of its clips, relative to the first of them."""
@@ -26,8 +27,9 @@ def read_clips(
     short_clip: ShortClip,
     start_s: float | None = None,
     end_s: float | None = None,
+    change: Change = unchanged,
 ) -> list[np.ndarray]:
-    """Decode the planned clips: uint8, (T, H, W, 3) each.
+    """Decode the planned clips: uint8, (T, H, W, 3) each, of frames that are changed as they leave the decoder.
 
     A container that claims more frames than decode is planned again with those that do.
 
@@ -51,16 +53,19 @@ def read_clips(
             for start in plan(times_s)
         ]
         try:
-            return _read_all(reader, clips)
+            return _read_all(reader, clips, change)
         except TruncatedVideo as error:
             # At least one frame fewer each time, so that this ends.
             num_decodable = min(error.num_decodable, num_decodable - 1)
     raise UnreadableSample("no frame decodes")
 
 
-def _read_all(reader: VideoReader, clips: list[np.ndarray]) -> list[np.ndarray]:
+def _read_all(reader: VideoReader, clips: list[np.ndarray], change: Change) -> list[np.ndarray]:
+    """All clips by one pass over the file, or each by its own where that could give other frames."""
     wanted = np.unique(np.concatenate(clips))
-    if len(wanted) > _FRAMES_AT_ONCE:
-        return [reader.read(clip.tolist()) for clip in clips]
-    frames_NHWC = reader.read(wanted.tolist())
-    return [frames_NHWC[np.searchsorted(wanted, clip)] for clip in clips]
+    is_long = len(wanted) > _FRAMES_AT_ONCE
+    with contextlib.suppress(TruncatedVideo) if is_long else contextlib.nullcontext():
+        frames_NHWC = reader.read(wanted.tolist(), change)
+        if not is_long or reader.is_of_one_size:
+            return [frames_NHWC[np.searchsorted(wanted, clip)] for clip in clips]
+    return [reader.read(clip.tolist(), change) for clip in clips]

@@ -16,10 +16,11 @@ from cfvid.data import transforms
 from cfvid.data.clip_sampling import segment
 from cfvid.data.loader import Request
 from cfvid.media.clip_cache import Entry, NotKept, Place
-from cfvid.media.video import VideoReader, open_video
+from cfvid.media.video import open_video
+from cfvid.media.video_reader import Change, Frames, VideoReader, in_parts, unchanged
 
 _BLOCK_BYTES = 128 * 2**20
-"""Decoded frames that are held at a time while a whole video is decoded."""
+"""Frames are decoded so many at a time, before they are made small, while a whole video is decoded."""
 
 
 @contextlib.contextmanager
@@ -33,11 +34,11 @@ def open_small(request: Request, *, decoder: str, short_side: int | None) -> Ite
         with open_video(request.media, decoder=decoder) as reader:
             yield reader
         return
-    reader = _SmallReader(request, decoder, short_side)
+    small = _SmallReader(request, decoder, short_side)
     try:
-        yield reader
+        yield small
     finally:
-        reader.close()
+        small.close()
 
 
 class _SmallReader:
@@ -58,19 +59,39 @@ class _SmallReader:
         assert source is not None
         self.times_s: np.ndarray = source.times_s
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         """See `VideoReader`."""
-        frames = self._entry.read(indices) if self._entry else None
+        frames = self._kept(indices, change)
         if frames is None and self._entry is not None and self._place is not None:
             self._place.discard()
             self._entry = self._filled()
-            frames = self._entry.read(indices) if self._entry else None
+            frames = self._kept(indices, change)
         if frames is not None:
             return frames
         self._entry = None
         if self._reader is None:
             self._reader = self._opened()
-        return _small(self._reader.read(indices), self._short_side)
+        return self._reader.read(indices, lambda frame: change(self._small(frame)))
+
+    def _kept(self, indices: Sequence[int], change: Change) -> np.ndarray | None:
+        """From the entry; None where there is none, or a frame of it is damaged."""
+        if self._entry is None:
+            return None
+        wanted, places = np.unique(np.asarray(indices), return_inverse=True)
+        frames = Frames(len(wanted), change)
+        for part in in_parts(wanted, frame_bytes=self._entry.frame_bytes):
+            several = self._entry.read(part.tolist())
+            if several is None:
+                return None
+            for frame in several:
+                frames.add(frame)
+        return frames.at(places)
+
+    def _small(self, frame_HWC: np.ndarray) -> np.ndarray:
+        """Smaller ones stay as they are."""
+        if min(frame_HWC.shape[:2]) <= self._short_side:
+            return np.ascontiguousarray(frame_HWC)
+        return transforms.with_short_side(frame_HWC, self._short_side)
 
     @property
     def is_of_one_size(self) -> bool:
@@ -105,26 +126,22 @@ class _SmallReader:
     def _blocks(self, reader: VideoReader, frames: np.ndarray) -> Iterator[np.ndarray]:
         assert self._request.cache is not None
         start, at_once, done = time.monotonic(), 1, 0
+        raw_bytes = 0
+
+        def small(frame: np.ndarray) -> np.ndarray:
+            nonlocal raw_bytes
+            raw_bytes = frame.nbytes
+            return self._small(frame)
+
         while done < len(frames):
-            block = reader.read(frames[done : done + at_once].tolist())
+            block = reader.read(frames[done : done + at_once].tolist(), small)
             if not reader.is_of_one_size:
                 raise NotKept("frames differ in size")
             done += len(block)
-            yield _small(block, self._short_side)
-            at_once = max(1, _BLOCK_BYTES // block[0].nbytes)
+            yield block
+            at_once = max(1, _BLOCK_BYTES // raw_bytes)
             seconds = time.monotonic() - start
             # A guess for what is left, from the second block on: the first one is a single frame.
             expected = seconds * len(frames) / done if done > 1 else seconds
             if done < len(frames) and expected > self._request.cache.fill_s:
                 raise NotKept(f"decoding all of it takes more than {self._request.cache.fill_s:g} s")
-
-
-def _small(frames_NHWC: np.ndarray, short_side: int) -> np.ndarray:
-    """Scaled one by one, so that a frame's bytes do not depend on those it is decoded with."""
-    if min(frames_NHWC.shape[1:3]) <= short_side:
-        return np.ascontiguousarray(frames_NHWC)
-    resized = [
-        transforms.resize_short_side(transforms.to_tensor(frame[None]), short_side)[0].permute(1, 2, 0).numpy()
-        for frame in frames_NHWC
-    ]
-    return np.ascontiguousarray(np.stack(resized))

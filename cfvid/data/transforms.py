@@ -34,6 +34,14 @@ def squeeze(frames_TCHW: torch.Tensor, size: int) -> torch.Tensor:
     return F.resize(frames_TCHW, [size, size], antialias=True)
 
 
+def with_short_side(frame_HWC: np.ndarray, size: int) -> np.ndarray:
+    """One frame scaled so that its shorter side has `size` pixels: uint8, (H, W, C) -> (h, w, C).
+
+    The same bytes as when it is scaled together with others.
+    """
+    return resize_short_side(to_tensor(frame_HWC[None]), size)[0].permute(1, 2, 0).numpy()
+
+
 def random_resized_crop(
     frames_TCHW: torch.Tensor, size: int, *, scale: Range, ratio: Range, rng: np.random.Generator
 ) -> torch.Tensor:

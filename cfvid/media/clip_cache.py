@@ -236,8 +236,8 @@ class Entry:
             size = os.fstat(file.fileno()).st_size
             self._start = _HEADER.size + 8 * num_times + 4 * self._num
             self._shape = (height, width, 3)
-            self._frame_bytes = height * width * 3
-            if magic != _MAGIC or size != self._start + self._num * self._frame_bytes:
+            self.frame_bytes = height * width * 3
+            if magic != _MAGIC or size != self._start + self._num * self.frame_bytes:
                 raise ValueError("not as long as it says")
             tables = file.read(self._start - _HEADER.size)
             if zlib.crc32(tables, zlib.crc32(header[:-4])) != checksum:
@@ -254,8 +254,8 @@ class Entry:
             with open(self._path, "rb", buffering=0) as file:
                 for frame, index in zip(frames, wanted.tolist(), strict=True):
                     # Not memory-mapped: a file that is cut short meanwhile would crash this process.
-                    body = os.pread(file.fileno(), self._frame_bytes, self._start + index * self._frame_bytes)
-                    if len(body) != self._frame_bytes or zlib.crc32(body) != self._checksums[index]:
+                    body = os.pread(file.fileno(), self.frame_bytes, self._start + index * self.frame_bytes)
+                    if len(body) != self.frame_bytes or zlib.crc32(body) != self._checksums[index]:
                         return None
                     frame[:] = np.frombuffer(body, np.uint8).reshape(self._shape)
         except OSError:

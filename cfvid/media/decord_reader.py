@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfvid.errors import UnreadableSample
-from cfvid.media.packets import Packets, open_stream, read_packets
+from cfvid.media.opening import open_packets, orientation_of
+from cfvid.media.orientation import AS_STORED, Orientation
+from cfvid.media.packets import Packets
 from cfvid.media.source import Opener
-from cfvid.media.video_reader import check_size
+from cfvid.media.video_reader import Change, Frames, VideoFacts, check_size, in_parts, unchanged
 
 
 class DecordReader:
@@ -29,15 +31,17 @@ class DecordReader:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        container, stream = open_stream(opened)
+        container, stream, packets = open_packets(opened)
         try:
-            packets = read_packets(container, stream)
+            if packets.seek_faults:
+                raise UnreadableSample(f"decord seeks wrongly with {', '.join(sorted(packets.seek_faults))}")
             # decord tells the size by a decoded frame alone, and would decode everything up to it twice.
             self._width, self._height = stream.width, stream.height
+            orientation = orientation_of(stream, packets)
         finally:
             container.close()
-        if packets.seek_faults:
-            raise UnreadableSample(f"decord seeks wrongly with {', '.join(sorted(packets.seek_faults))}")
+        self.facts = VideoFacts(packets.codec, orientation, tuple(packets.notes))
+        self._mirror = _mirror(orientation, packets)
         # Frames that do not decode are by default filled in from their neighbours: any such one is an error here.
         self._reader = decord.VideoReader(opened(), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
         self.times_s = self._checked_times(packets)
@@ -58,10 +62,29 @@ class DecordReader:
             raise UnreadableSample("decord and the container differ in frames or times")
         return packets.times_s
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        check_size(self._width, self._height, len(wanted))
-        return self._reader.get_batch(wanted.tolist()).asnumpy()[places]
+        check_size(self._width, self._height)
+        frames = Frames(len(wanted), change)
+        for part in in_parts(wanted, frame_bytes=3 * self._width * self._height):
+            for frame in self._reader.get_batch(part.tolist()).asnumpy():
+                frames.add(self._shown(frame))
+        return frames.at(places)
+
+    def _shown(self, frame_HWC: np.ndarray) -> np.ndarray:
+        is_turned = frame_HWC.shape[:2] == (self._width, self._height)
+        if self.facts.orientation.exchanged and not is_turned:
+            raise UnreadableSample(f"decord does not see that pictures are {self.facts.orientation.name}")
+        return self._mirror.upright(frame_HWC)
 
     def close(self) -> None:
         del self._reader
+
+
+def _mirror(orientation: Orientation, packets: Packets) -> Orientation:
+    """What is left to be done to decord's frames: it turns by what MOV and MP4 say, and never mirrors."""
+    if orientation != AS_STORED and not packets.format.startswith("mov,"):
+        raise UnreadableSample(f"decord does not turn pictures in {packets.format}")
+    if orientation.is_turn:
+        return AS_STORED
+    return Orientation(mirrored_x=orientation.exchanged, mirrored_y=not orientation.exchanged)

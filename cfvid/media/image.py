@@ -68,7 +68,7 @@ def read_image(media: Media) -> np.ndarray:
     try:
         with _opened(media) as image:
             image.load()
-            rgb, turn = to_rgb(image), _TURNS.get(_orientation(image))
+            rgb, turn = to_rgb(image), _TURNS.get(orientation_of(image))
             return np.array(rgb if turn is None else rgb.transpose(turn))
     except UnreadableSample:
         raise
@@ -78,10 +78,10 @@ def read_image(media: Media) -> np.ndarray:
         raise UnreadableSample(f"{type(error).__name__}: {message.strip()}") from error
 
 
-def format_of(media: Media) -> str:
-    """The format of a picture that can be read, in lower case."""
+def format_and_orientation(media: Media) -> tuple[str, int]:
+    """Of a picture that can be read: its format in lower case, and its EXIF orientation, from 1 (upright) to 8."""
     with _opened(media) as image:
-        return (image.format or "").lower()
+        return (image.format or "").lower(), orientation_of(image)
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _scaled_to_8_bits(grey: np.ndarray, *, known_bits: int | None) -> np.ndarray
     return np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) where there is none or it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))

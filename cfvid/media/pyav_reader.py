@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from cfvid.errors import UnreadableSample
-from cfvid.media.packets import open_stream, read_packets
+from cfvid.media.opening import decoded, open_packets
+from cfvid.media.orientation import AS_STORED, of_frame
+from cfvid.media.packets import open_stream
 from cfvid.media.source import Opener
-from cfvid.media.video_reader import TruncatedVideo, check_size
+from cfvid.media.video_reader import Change, Frames, TruncatedVideo, VideoFacts, check_size, unchanged
 
 _CLEAN_KEY_FRAMES = frozenset({"h264", "hevc", "mpeg4", "vp9"})
 """Codecs that give the same frames from a key frame on as from the start, where nothing else stands against it."""
@@ -25,14 +26,20 @@ class PyAVReader:
 
     def __init__(self, opened: Opener) -> None:
         self._opened, self.is_of_one_size = opened, True
-        self._container, self._stream = open_stream(opened)
+        self._turn: int | None = None
+        self._orientation = AS_STORED
+        self._container, self._stream, self._packets = open_packets(opened)
         try:
-            self._packets = read_packets(self._container, self._stream)
             self._pts = self._packets.pts
             self.times_s = self._packets.times_s if self._pts is not None else self._counted_times()
         except BaseException:
             self._container.close()
             raise
+
+    @property
+    def facts(self) -> VideoFacts:
+        """See `VideoFile`."""
+        return VideoFacts(self._packets.codec, self._orientation, tuple(self._packets.notes))
 
     def _counted_times(self) -> np.ndarray:
         """Without times in the container, frames are counted, which means decoding them all once."""
@@ -46,12 +53,14 @@ class PyAVReader:
         """All decoded frames up to the first damage. A new opening: not all that opens can seek back to its start."""
         self._container.close()
         self._container, self._stream = open_stream(self._opened)
-        return self._decoded(self._container.demux(self._stream))
+        return decoded(self._stream, self._packets.on_one_clock(self._container.demux(self._stream)))
 
     def _frames_from(self, pts: int) -> Iterator[Any]:
         """Decoded frames from the key frame at or before `pts`; nothing when seeking does not lead there."""
         import av
 
+        if len(self._packets.shifts) > 1:
+            return
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
             packets = self._container.demux(self._stream)
@@ -61,37 +70,37 @@ class PyAVReader:
         # After a seek some edit lists are lost, and with them the right times.
         if first.pts != self._packets.pts_at.get(first.pos, first.pts):
             return
-        yield from self._decoded(itertools.chain([first], packets))
+        yield from decoded(self._stream, itertools.chain([first], packets))
 
-    def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
-        """Frames up to the first damage, with those that the decoder still held back for their order."""
-        import av
-
-        try:
-            for packet in packets:
-                yield from packet.decode()
-        except av.FFmpegError:
-            with contextlib.suppress(av.FFmpegError):
-                yield from self._stream.codec_context.decode(None)
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        check_size(self._stream.width, self._stream.height, len(wanted))
-        if self._pts is None or self._packets.in_decoding_order:
-            frames = self._by_count(wanted)
-        else:
-            frames = self._by_key_frames(self._pts[wanted]) or self._by_time(wanted)
-        self.is_of_one_size &= len({frame.shape for frame in frames}) == 1
-        return np.stack(_same_size(frames))[places]
+        check_size(self._stream.width, self._stream.height)
+        frames = None
+        if self._pts is not None and not self._packets.in_decoding_order:
+            ways = (self._by_key_frames, self._by_a_seek, self._by_time)
+            tried = (way(self._pts[wanted], Frames(len(wanted), change)) for way in ways)
+            frames = next((found for found in tried if found is not None), None)
+        if frames is None:
+            frames = self._by_count(wanted, Frames(len(wanted), change))
+        self.is_of_one_size &= frames.is_of_one_size
+        return frames.at(places)
 
-    def _by_key_frames(self, targets: np.ndarray) -> list[np.ndarray] | None:
+    def _shown(self, frame: Any) -> np.ndarray:
+        """A PyAV frame as RGB, upright."""
+        # Side data hold on to their frame until Python looks for such circles: asked for once, not for each frame.
+        if frame.rotation != self._turn:
+            self._turn, self._orientation = frame.rotation, of_frame(frame)
+        # By default PyAV 17 starts a thread per core for each picture.
+        return self._orientation.upright(frame.to_ndarray(format="rgb24", threads=1))
+
+    def _by_key_frames(self, targets: np.ndarray, frames: Frames) -> Frames | None:
         """The frames of these times, decoding only what they need; None where that is not known to give the same."""
         import av
 
         codec = self._stream.codec_context
         if codec.name not in _CLEAN_KEY_FRAMES or self._packets.seek_faults or not self._packets.key_pts:
             return None
-        frames: dict[int, np.ndarray] = {}
+        taken: list[int] = []
         try:
             for run in self._runs(targets):
                 for frame in self._decoded_run(run):
@@ -99,12 +108,13 @@ class PyAVReader:
                     if frame.is_corrupt or frame.interlaced_frame:
                         return None
                     if frame.pts in run:
-                        frames[frame.pts] = _upright(frame)
+                        taken.append(frame.pts)
+                        frames.add(self._shown(frame))
         except av.FFmpegError:
             return None
         finally:
             codec.skip_frame = "DEFAULT"
-        return [frames[pts] for pts in sorted(frames)] if len(frames) == len(targets) else None
+        return frames if taken == targets.tolist() else None
 
     def _runs(self, targets: np.ndarray) -> list[set[int]]:
         """Times, ascending, in sets: between two of them lies a key frame, and enough before it to be worth a seek."""
@@ -134,40 +144,53 @@ class PyAVReader:
                 break
         yield from codec.decode(None)
 
-    def _by_count(self, wanted: np.ndarray) -> list[np.ndarray]:
+    def _by_count(self, wanted: np.ndarray, frames: Frames) -> Frames:
         last = int(wanted[-1])
         keep = set(wanted.tolist())
-        decoded = enumerate(itertools.islice(self._frames_from_start(), last + 1))
-        frames = [_upright(frame) for index, frame in decoded if index in keep]
+        for index, frame in enumerate(itertools.islice(self._frames_from_start(), last + 1)):
+            if index in keep:
+                frames.add(self._shown(frame))
         if len(frames) < len(wanted):
-            raise TruncatedVideo(int(wanted[len(frames)]) if frames else 0)
+            raise TruncatedVideo(int(wanted[len(frames)]) if len(frames) else 0)
         return frames
 
-    def _by_time(self, wanted: np.ndarray) -> list[np.ndarray]:
-        """For each wanted time the frame on screen then: the last decoded one that is not later."""
+    def _by_a_seek(self, targets: np.ndarray, frames: Frames) -> Frames | None:
+        """As `_by_time`, from the key frame before; None where the seek went wrong."""
         assert self._pts is not None
-        targets = self._pts[wanted]
-        decoded = self._frames_from(int(targets[0]))
-        first = next(decoded, None)
-        if first is None or first.pts not in self._pts[: wanted[0] + 1]:
-            # The seek went wrong, too far, or to times that the container did not tell of before: start over.
-            decoded = self._frames_from_start()
-            first = next(decoded, None)
+        in_order = self._frames_from(int(targets[0]))
+        first = next(in_order, None)
+        # Too far, or to times that the container did not tell of before, or to what needs the frames before it.
+        known = self._pts[: np.searchsorted(self._pts, targets[0], side="right")]
+        if first is None or first.pts not in known or first.is_corrupt:
+            return None
+        return self._on_screen(first, in_order, targets, frames)
+
+    def _by_time(self, targets: np.ndarray, frames: Frames) -> Frames | None:
+        """For each wanted time the frame on screen then; None where the times in packets are not those of frames."""
+        in_order = self._frames_from_start()
+        first = next(in_order, None)
         if first is None:
             raise TruncatedVideo(0)
-        frames: list[np.ndarray] = []
+        return self._on_screen(first, in_order, targets, frames)
+
+    def _on_screen(self, first: Any, later: Iterator[Any], targets: np.ndarray, frames: Frames) -> Frames | None:
+        """The last decoded frame that is not later than each time; None where later frames have earlier times."""
+        assert self._pts is not None
         shown, last_pts = first, first.pts
-        for frame in decoded:
+        for frame in later:
             pts = frame.pts if frame.pts is not None else self._next_pts(last_pts)
             if pts <= last_pts:
+                if self._packets.is_each_time_once and pts in self._pts:
+                    self._packets.in_decoding_order = True
+                    return None
                 continue
             while len(frames) < len(targets) and pts > targets[len(frames)]:
-                frames.append(_upright(shown))
+                frames.add(self._shown(shown))
             if len(frames) == len(targets):
                 return frames
             shown, last_pts = frame, pts
         while len(frames) < len(targets) and last_pts >= targets[len(frames)]:
-            frames.append(_upright(shown))
+            frames.add(self._shown(shown))
         if len(frames) < len(targets):
             raise TruncatedVideo(int(np.searchsorted(self._pts, last_pts, side="right")))
         return frames
@@ -179,19 +202,3 @@ class PyAVReader:
 
     def close(self) -> None:
         self._container.close()
-
-
-def _upright(frame: Any) -> np.ndarray:
-    """A PyAV frame as RGB, turned by the rotation it carries (counter-clockwise degrees)."""
-    # By default PyAV 17 starts a thread per core for each picture.
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), k=round(frame.rotation / 90) % 4)
-
-
-def _same_size(frames: list[np.ndarray]) -> list[np.ndarray]:
-    """Frames of a stream that changes its size in mid-stream, all at the size of the first."""
-    from PIL import Image
-
-    height, width = frames[0].shape[:2]
-    return [
-        f if f.shape[:2] == (height, width) else np.asarray(Image.fromarray(f).resize((width, height))) for f in frames
-    ]

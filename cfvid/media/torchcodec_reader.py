@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from cfvid.errors import MissingPackage, UnreadableSample
-from cfvid.media.packets import Packets, open_stream, read_packets, several_key_frames
+from cfvid.media.opening import open_packets, orientation_of
+from cfvid.media.packets import Packets, several_key_frames
 from cfvid.media.source import Opener
-from cfvid.media.video_reader import TruncatedVideo, check_size
+from cfvid.media.video_reader import Change, Frames, TruncatedVideo, VideoFacts, check_size, in_parts, unchanged
 
 _SEEKS_BY_TIME = frozenset({"matroska,webm", "flv", "asf"})
 """Containers in which a seek by time leads to a key frame, however many there are."""
@@ -26,7 +27,7 @@ _INSTALL_FFMPEG = "Install FFmpeg with its shared libraries (Debian, Ubuntu: apt
 
 
 class TorchCodecReader:
-    """TorchCodec: goes to the key frame before a wanted frame and on to its time; rotates by itself.
+    """TorchCodec: goes to the key frame before a wanted frame and on to its time; turns pictures, and mirrors none.
 
     It takes what comes after a key frame for decodable, so that it is only used where that is so. Every frame that it
     gives must have the time that the container has for it.
@@ -36,13 +37,16 @@ class TorchCodecReader:
     """It scales them by itself, whatever is asked for."""
 
     def __init__(self, opened: Opener) -> None:
-        container, stream = open_stream(opened)
+        container, stream, packets = open_packets(opened)
         try:
-            packets = read_packets(container, stream)
+            _refuse_bad_seeks(packets)
             self._stream_index = stream.index
+            orientation = orientation_of(stream, packets)
         finally:
             container.close()
-        _refuse_bad_seeks(packets)
+        if not orientation.is_turn:
+            raise UnreadableSample(f"TorchCodec does not show what is {orientation.name}")
+        self.facts = VideoFacts(packets.codec, orientation, tuple(packets.notes))
         file = opened()
         self._source = file if isinstance(file, str) else file.read()
         self._half_tick_s = packets.seconds_per_tick / 2
@@ -86,16 +90,20 @@ class TorchCodecReader:
             seek_mode="exact",
         )
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        check_size(self._decoder.metadata.width, self._decoder.metadata.height, len(wanted))
+        width, height = self._decoder.metadata.width, self._decoder.metadata.height
+        check_size(width, height)
         if wanted[-1] >= len(self.times_s):
             raise IndexError(f"there are {len(self.times_s)} frames")
         try:
-            frames = self._frames(self._decoder, wanted)
+            frames = Frames(len(wanted), change)
+            for part in in_parts(wanted, frame_bytes=3 * width * height):
+                for frame in self._frames(self._decoder, part):
+                    frames.add(frame)
         except Exception:  # it raises more kinds than it documents
-            frames = self._in_order(wanted)
-        return frames[places]
+            frames = self._in_order(wanted, Frames(len(wanted), change))
+        return frames.at(places)
 
     def _frames(self, decoder: Any, wanted: np.ndarray) -> np.ndarray:
         """uint8, (n, H, W, 3)."""
@@ -106,17 +114,16 @@ class TorchCodecReader:
         frames: np.ndarray = batch.data.numpy()
         return frames
 
-    def _in_order(self, wanted: np.ndarray) -> np.ndarray:
+    def _in_order(self, wanted: np.ndarray, frames: Frames) -> Frames:
         """The frames by decoding all from the first one on, which needs no seek and leads up to the damage."""
         decoder, keep = self._new_decoder(), set(wanted.tolist())
-        frames = []
         for index in range(int(wanted[-1]) + 1):
             frame = self._next(decoder, index)
             if frame is None:
                 raise TruncatedVideo(index)
             if index in keep:
-                frames.append(frame)
-        return np.concatenate(frames)
+                frames.add(frame[0])
+        return frames
 
     def _next(self, decoder: Any, index: int) -> np.ndarray | None:
         """The frame after the last one; None where it does not decode."""

@@ -18,7 +18,7 @@ from cfvid.media.decord_reader import DecordReader
 from cfvid.media.pyav_reader import PyAVReader
 from cfvid.media.source import Media, Opener, opener
 from cfvid.media.torchcodec_reader import TorchCodecReader
-from cfvid.media.video_reader import TruncatedVideo, VideoReader
+from cfvid.media.video_reader import Change, TruncatedVideo, VideoFacts, VideoFile, unchanged
 
 SUFFIXES = frozenset(
     {
@@ -28,7 +28,7 @@ SUFFIXES = frozenset(
     }
 )
 
-VIDEO_DECODERS: dict[str, Callable[[Opener], VideoReader]] = {"decord": DecordReader, "pyav": PyAVReader}
+VIDEO_DECODERS: dict[str, Callable[[Opener], VideoFile]] = {"decord": DecordReader, "pyav": PyAVReader}
 """Those that are always there, in the order in which they are tried."""
 OPTIONAL_DECODERS = {"torchcodec": TorchCodecReader}
 """Those that have to be installed, and take part only where `runtime.video_decoder` names them."""
@@ -50,14 +50,15 @@ def attempts_with(chosen: str, attempts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def open_video(media: Media, *, decoder: str) -> Iterator[VideoReader]:
+def open_video(media: Media, *, decoder: str) -> Iterator[VideoFile]:
     """Open a video, a file or a member of a shard, with one decoder by name.
 
     Raises:
         UnreadableSample: with the decoder's own message, whatever it raises.
     """
     with _as_unreadable(media):
-        reader = (VIDEO_DECODERS | OPTIONAL_DECODERS)[decoder](opener(media))
+        opened = opener(media)
+        reader = (VIDEO_DECODERS | OPTIONAL_DECODERS)[decoder](opened)
     try:
         yield _SafeReader(reader, media)
     finally:
@@ -67,7 +68,7 @@ def open_video(media: Media, *, decoder: str) -> Iterator[VideoReader]:
 class _SafeReader:
     """A reader whose errors, of whatever kind, are UnreadableSample. Those of its user stay what they are."""
 
-    def __init__(self, reader: VideoReader, media: Media) -> None:
+    def __init__(self, reader: VideoFile, media: Media) -> None:
         self._reader, self._media = reader, media
         self.times_s = reader.times_s
 
@@ -75,9 +76,13 @@ class _SafeReader:
     def is_of_one_size(self) -> bool:
         return self._reader.is_of_one_size
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    @property
+    def facts(self) -> VideoFacts:
+        return self._reader.facts
+
+    def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         with _as_unreadable(self._media):
-            return self._reader.read(indices)
+            return self._reader.read(indices, change)
 
     def close(self) -> None:
         self._reader.close()

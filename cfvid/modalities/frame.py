@@ -6,6 +6,7 @@ It answers a question that comes up in every video experiment: how much does one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from cfvid.data.clips import read_clips
 from cfvid.data.loader import Request
 from cfvid.data.small_video import open_small
 from cfvid.media.video import SUFFIXES, VIDEO_DECODERS
+from cfvid.media.video_reader import Change, unchanged
 from cfvid.modalities.image import ImageInput, augmented, views_of
 from cfvid.modalities.video import film_strip
 from cfvid.sections.base import Count, Section
@@ -60,9 +62,16 @@ class FrameModality:
                 short_clip="repeat",
                 start_s=request.start_s,
                 end_s=request.end_s,
+                change=self._change(request),
             )
         views = [views_of(transforms.to_tensor(frame), self.options, request.look, request.seed) for frame in frames]
         return torch.cat(views).numpy()
+
+    def _change(self, request: Request) -> Change:
+        """What is done to each frame as it leaves the decoder; training crops are taken from the whole frame."""
+        if request.look == "train":
+            return unchanged
+        return partial(transforms.with_short_side, size=self.options.resize)
 
     def _starts(self, times_s: np.ndarray, request: Request) -> list[float]:
         if request.look == "train":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +17,8 @@ from cfvid.data.clip_sampling import ShortClip, seconds_of, segment
 from cfvid.data.clips import Plan, read_clips
 from cfvid.data.loader import Request
 from cfvid.data.small_video import open_small
-from cfvid.media.video import SUFFIXES, VIDEO_DECODERS, VideoReader
+from cfvid.media.video import SUFFIXES, VIDEO_DECODERS
+from cfvid.media.video_reader import Change, VideoReader
 from cfvid.sections.base import Count, Fraction, Positive, Section
 
 Triple = tuple[float, float, float]
@@ -99,11 +102,19 @@ class VideoModality:
 
     def _train_view(self, reader: VideoReader, request: Request) -> np.ndarray:
         options, rng = self.options, np.random.default_rng(request.seed)
+
+        def size_drawn(rng: np.random.Generator) -> int:
+            return int(rng.integers(options.resize, (options.max_resize or options.resize) + 1))
+
+        # The size is drawn after the clip, which is planned again where less decodes than was claimed.
         clip = self._read(
-            reader, request, lambda t: [clip_sampling.random_start(seconds_of(t), options.clip_seconds, rng)]
+            reader,
+            request,
+            lambda t: [clip_sampling.random_start(seconds_of(t), options.clip_seconds, rng)],
+            lambda frame: transforms.with_short_side(frame, size_drawn(copy.deepcopy(rng))),
         )[0]
-        size = int(rng.integers(options.resize, (options.max_resize or options.resize) + 1))
-        frames_TCHW = transforms.resize_short_side(transforms.to_tensor(clip), size)
+        size_drawn(rng)
+        frames_TCHW = transforms.to_tensor(clip)
         frames_TCHW = transforms.random_crop(frames_TCHW, options.crop_size, rng=rng)
         if options.augment_on == "device":
             return frames_TCHW.transpose(0, 1)[None].numpy()
@@ -120,14 +131,16 @@ class VideoModality:
         num_crops = options.extract_crops if extracting else options.score_crops
         views = []
         for clip in self._read(
-            reader, request, lambda t: clip_sampling.uniform_starts(seconds_of(t), options.clip_seconds, num_clips)
+            reader,
+            request,
+            lambda t: clip_sampling.uniform_starts(seconds_of(t), options.clip_seconds, num_clips),
+            partial(transforms.with_short_side, size=options.resize),
         ):
-            frames_TCHW = transforms.resize_short_side(transforms.to_tensor(clip), options.resize)
-            crops = transforms.even_crops(frames_TCHW, options.crop_size, num_crops=num_crops)
+            crops = transforms.even_crops(transforms.to_tensor(clip), options.crop_size, num_crops=num_crops)
             views += [crop.transpose(0, 1) for crop in crops]
         return torch.stack(views).numpy()
 
-    def _read(self, reader: VideoReader, request: Request, plan: Plan) -> list[np.ndarray]:
+    def _read(self, reader: VideoReader, request: Request, plan: Plan, change: Change) -> list[np.ndarray]:
         return read_clips(
             reader,
             plan,
@@ -136,6 +149,7 @@ class VideoModality:
             short_clip=self.options.short_clip,
             start_s=request.start_s,
             end_s=request.end_s,
+            change=change,
         )
 
     def augment(self, views: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
@@ -167,6 +181,6 @@ def film_strip(reader: VideoReader, request: Request) -> np.ndarray:
         short_clip="repeat",
         start_s=request.start_s,
         end_s=request.end_s,
+        change=partial(transforms.with_short_side, size=_PREVIEW_HEIGHT),
     )[0]
-    frames_TCHW = transforms.resize_short_side(transforms.to_tensor(frames_THWC), _PREVIEW_HEIGHT)
-    return torch.cat(list(frames_TCHW), dim=-1).permute(1, 2, 0).numpy()
+    return np.concatenate(list(frames_THWC), axis=1)

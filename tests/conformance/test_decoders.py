@@ -169,6 +169,40 @@ def test_pictures_are_upright(decoder: str, degrees: int, tmp_path: Path) -> Non
     assert corners_of(frames[1]).tolist() == [[0, 1], [2, 3]]
 
 
+MATRICES = {
+    "as stored": (1, 0, 0, 1),
+    "mirrored left to right": (-1, 0, 0, 1),
+    "turned by 180 degrees": (-1, 0, 0, -1),
+    "mirrored top to bottom": (1, 0, 0, -1),
+    "mirrored along the diagonal from the top left": (0, 1, 1, 0),
+    "turned clockwise by 90 degrees": (0, 1, -1, 0),
+    "mirrored along the diagonal from the top right": (0, -1, -1, 0),
+    "turned counter-clockwise by 90 degrees": (0, -1, 1, 0),
+}
+MIRRORS = {name for name in MATRICES if "mirrored" in name}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_all_eight_display_matrices_are_followed(decoder: str, name: str, tmp_path: Path) -> None:
+    """Mirrored ones were shown as rotations, by every decoder alike. The expectation is the matrix' own arithmetic."""
+    a, b, c, d = MATRICES[name]
+    expected = np.empty((2, 2), int)
+    for row, column in np.ndindex(2, 2):
+        x, y = 2 * column - 1, 2 * row - 1  # from the middle, y downwards
+        expected[(b * x + d * y + 1) // 2, (a * x + c * y + 1) // 2] = 2 * row + column
+    path = write_video(tmp_path / "shown.mp4", [corners_picture()] * 3, matrix=MATRICES[name])
+    if decoder == "torchcodec" and name in MIRRORS:
+        with pytest.raises(UnreadableSample, match=name), open_video(path, decoder=decoder):
+            pass
+        return
+    with open_video(path, decoder=decoder) as reader:
+        frames = reader.read([0, 2])
+        assert reader.facts.orientation.name == name
+    for frame in frames:
+        assert frame.shape == ((64, 96, 3) if a else (96, 64, 3))
+        assert corners_of(frame).tolist() == expected.tolist()
+
+
 def test_one_frame(decoder: str, tmp_path: Path) -> None:
     with open_video(write_video(tmp_path / "one.mp4", 1), decoder=decoder) as reader:
         assert reader.times_s.tolist() == [0.0]

@@ -6,9 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from support.media import write_video
@@ -17,10 +20,11 @@ from cfvid.cli import main
 from cfvid.data import check as module
 from cfvid.data.check import check, read_check, summary
 from cfvid.data.leaks import Leak, find_leaks, num_without_hash
+from cfvid.data.loader import Request
 from cfvid.data.manifest import Manifest, Sample, from_samples
-from cfvid.data.probe import perceptual_hash
+from cfvid.data.probe import perceptual_hash, probe
 from cfvid.errors import DataError
-from cfvid.media.video import VIDEO_DECODERS
+from cfvid.media.video import OPTIONAL_DECODERS, VIDEO_DECODERS
 from cfvid.sections.stages import RuntimeConfig
 
 HERE = RuntimeConfig(num_workers=0)
@@ -232,3 +236,66 @@ def test_each_frame_has_to_be_alike() -> None:
     assert num_without_hash(table(a=[1], b=None)) == 1
     with pytest.raises(DataError, match="pictures, the other of videos"):
         find_leaks(table(still=[5]), table(clip=[5, 5, 7]))
+
+
+def test_what_a_user_should_know_of_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How it is shown, and what became of its times; the codec is that of the stream which is decoded."""
+    root = tmp_path / "videos" / "train" / "a"
+    write_video(root / "mirrored.mp4", moving(0), matrix=(-1, 0, 0, 1))
+    once = write_video(tmp_path / "once.ts", moving(1))
+    (root / "twice.ts").write_bytes(once.read_bytes() * 2)
+    write_two_streams(root / "thumbnail first.mkv")
+    shutil.copytree(root, tmp_path / "videos" / "val" / "a")
+    out = tmp_path / "check.parquet"
+    command = ["data", "check", str(tmp_path / "videos"), "--modality", "video", "--out", str(out), "--workers", "0"]
+    assert main(command) == 0
+    rows = rows_of(read_check(out))
+    assert rows["mirrored.mp4"]["orientation"] == "mirrored left to right"
+    assert rows["twice.ts"]["num_frames"] == 48
+    assert rows["twice.ts"]["notes"] == ["times start again at frame 24 and are read as going on"]
+    two = rows["thumbnail first.mkv"]
+    assert (two["width"], two["height"], two["codec"]) == (160, 96, "h264")
+    shown = capsys.readouterr().out
+    assert "2 x times start again at frame N and are read as going on" in shown
+    assert "orientation: as stored (4), mirrored left to right (2)" in shown
+
+
+def write_two_streams(path: Path) -> None:
+    """A small MJPEG stream before a larger one of H.264, which is the one to show."""
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = []
+        for codec, pixels, size in (("mjpeg", "yuvj420p", (64, 48)), ("libx264", "yuv420p", (160, 96))):
+            streams.append(container.add_stream(codec, rate=15))
+            streams[-1].width, streams[-1].height = size
+            streams[-1].pix_fmt = pixels
+        for stream in streams:
+            for number in range(8):
+                picture = np.full((stream.height, stream.width, 3), 20 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+
+
+def test_checks_of_before_have_no_orientation(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "check.parquet"
+    table = check(manifest_of(videos, "sound.mp4"), out, decoders=list(VIDEO_DECODERS), runtime=HERE)
+    pyarrow.parquet.write_table(table.drop_columns(["orientation", "notes"]), out)
+    assert read_check(out)["orientation"].null_count == 1
+    assert "orientation: unknown (1)" in summary(read_check(out))
+
+
+def test_a_picture_is_checked_for_its_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 5
+    path = tmp_path / "train" / "a" / "turned.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(scene(0)).save(path, exif=exif)
+    [row] = check(manifest_of(tmp_path, ".jpg"), tmp_path / "c.parquet", decoders=["pillow"], runtime=HERE).to_pylist()
+    assert row["orientation"] == "mirrored along the diagonal from the top left"
+
+
+def test_the_decoder_that_was_asked_for_is_used(videos: Path) -> None:
+    """TorchCodec's turn was given to Pillow."""
+    request = Request("a", str(videos / "train" / "wave" / "sound.mp4"), None, None, "score", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OPTIONAL_DECODERS, "torchcodec", VIDEO_DECODERS["pyav"])
+        assert b'"num_frames": 24' in probe(request, "torchcodec").tobytes()

@@ -10,7 +10,7 @@ from PIL import Image
 from support.media import corners_of, corners_picture
 
 from cfvid.errors import UnreadableSample
-from cfvid.media.image import SUFFIXES, format_of, pixel_limit, read_image
+from cfvid.media.image import SUFFIXES, format_and_orientation, pixel_limit, read_image
 
 UPRIGHT = [[0, 1], [2, 3]]
 
@@ -202,12 +202,12 @@ def test_the_limit_of_pixels_can_be_set(tmp_path: Path) -> None:
     """72 megapixels were refused, and no option lifted the limit of 64; Pillow has one of its own."""
     large, larger = (save(tmp_path / f"{side}.png", Image.new("1", (side, 9000))) for side in (8000, 20_000))
     of_pillow = Image.MAX_IMAGE_PIXELS
-    for read in (read_image, format_of):
+    for read in (read_image, format_and_orientation):
         with pytest.raises(UnreadableSample, match=r"8000x9000 .* limit of 64 megapixels \(runtime.max_image_megapix"):
             read(large)
     with pixel_limit(200):
         assert read_image(large).shape == (9000, 8000, 3)
-        assert format_of(larger) == "png"
+        assert format_and_orientation(larger) == ("png", 1)
         with pixel_limit(71.5), pytest.raises(UnreadableSample, match="limit of 71.5 megapixels"):
             read_image(large)
     assert of_pillow == Image.MAX_IMAGE_PIXELS

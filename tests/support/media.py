@@ -67,6 +67,7 @@ def write_video(
     hide_first: int = 0,
     filler_packets: int = 0,
     rotation: int = 0,
+    matrix: tuple[int, int, int, int] | None = None,
     size: tuple[int, int] = (96, 64),
 ) -> Path:
     """Encode frames, or that many numbered ones.
@@ -83,6 +84,7 @@ def write_video(
         hide_first: an edit list hides this many frames at the start, as after cutting without encoding.
         filler_packets: H.264 packets at the end that hold no picture.
         rotation: clockwise degrees that a player is told to turn the picture by (mp4 and mov only).
+        matrix: of the display, instead: a, b, c, d, by which a point's new x is `a x + c y` and its new y `b x + d y`.
         size: (width, height) of numbered frames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,9 @@ def write_video(
         for number in range(filler_packets):
             container.mux(_filler_packet(stream, len(pictures) + number, base))
     if rotation:
-        _write_rotation(path, rotation)
+        matrix = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[rotation]
+    if matrix:
+        _write_matrix(path, *matrix)
     return path
 
 
@@ -124,9 +128,8 @@ def _filler_packet(stream: Any, number: int, base: Fraction) -> av.Packet:
     return packet
 
 
-def _write_rotation(path: Path, clockwise: int) -> None:
+def _write_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     """Patch the matrix of the track header: a, b, u, c, d, v, x, y, w in 16.16 (w in 2.30) fixed point."""
-    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise]
     matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
     data = path.read_bytes()
     start = data.index(b"tkhd") + 4 + 40
