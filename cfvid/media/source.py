@@ -22,7 +22,14 @@ from cfvid.errors import UnreadableSample
 MAX_MEMBER_BYTES = 2_000_000_000
 """Larger members are refused: their bytes are held in memory."""
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat")
-"""What is no medium but names others. FFmpeg would follow it: to the network too, when it reads from memory."""
+"""How files start that are no media but name others: FFmpeg would open those, in the network too."""
+_MANIFEST = b"<MPD"
+"""Stands near the start of another kind of them (DASH)."""
+_START_BYTES = 4096
+"""Of a file, by which FFmpeg tells what it is."""
+_IN_NO_TEXT = bytes({*range(32)} - {*b"\t\n\v\f\r\x1b"})
+_VIDEO_AS_TEXT = b"YUV4MPEG2 "
+"""How the one container starts that may look like text."""
 _PAUSES_S = (0.2, 1.0)
 """Before a request that failed is made again."""
 _URL = re.compile(r"^\w[\w+.-]*(::\w[\w+.-]*)*://")
@@ -64,16 +71,16 @@ def opener(media: Media) -> Opener:
     """How libraries open a file or a member; a member's bytes are read here, once.
 
     Raises:
-        UnreadableSample: when the file is missing, or the member is not where it was or is a playlist.
+        UnreadableSample: when the file is missing, or the member is not where it was.
     """
     if not isinstance(media, Member):
         path = os.fspath(media)
         if not Path(path).is_file():
             raise UnreadableSample("no such file")
-        return lambda: path
+        # What stands before a colon would be the name of a protocol to FFmpeg.
+        place = path if Path(path).is_absolute() else f"./{path}"
+        return lambda: place
     content = read_bytes(media)
-    if content.startswith(_PLAYLISTS):
-        raise UnreadableSample("a playlist, not a medium")
 
     def in_memory() -> BinaryIO:
         file = io.BytesIO(content)
@@ -81,6 +88,28 @@ def opener(media: Media) -> Opener:
         return file
 
     return in_memory
+
+
+def refuse_text(opened: Opener) -> None:
+    """Refuse what no container of videos starts like, before any decoder is asked what it is.
+
+    FFmpeg decides by the content, whatever a file is called, and its builds differ in what they know: each opens what
+    playlists, lists of files and descriptions of sessions name, and all of these are text.
+
+    Raises:
+        UnreadableSample: for text, and for what starts like a playlist.
+    """
+    file = opened()
+    if isinstance(file, str):
+        with open(file, "rb") as opened_file:
+            start = opened_file.read(_START_BYTES)
+    else:
+        start = file.read(_START_BYTES)
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS) or _MANIFEST in start:
+        raise UnreadableSample("a playlist, not a video")
+    is_text = start == start.translate(None, _IN_NO_TEXT)
+    if start and is_text and not start.startswith(_VIDEO_AS_TEXT):
+        raise UnreadableSample("text, not a video")
 
 
 def read_bytes(member: Member) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from cfvid.errors import UnreadableSample
 from cfvid.media.decord_reader import DecordReader
 from cfvid.media.pyav_reader import PyAVReader
-from cfvid.media.source import Media, Opener, opener
+from cfvid.media.source import Media, Opener, opener, refuse_text
 from cfvid.media.torchcodec_reader import TorchCodecReader
 from cfvid.media.video_reader import Change, TruncatedVideo, VideoFacts, VideoFile, unchanged
 
@@ -58,6 +58,7 @@ def open_video(media: Media, *, decoder: str) -> Iterator[VideoFile]:
     """
     with _as_unreadable(media):
         opened = opener(media)
+        refuse_text(opened)
         reader = (VIDEO_DECODERS | OPTIONAL_DECODERS)[decoder](opened)
     try:
         yield _SafeReader(reader, media)
