@@ -164,13 +164,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file written by cfvid.
 
     Raises:
-        ArtifactError: when the file is missing.
+        ArtifactError: when the file is missing or cannot be read.
         DamagedArtifact: when it is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.", fix="Run the stage that writes it first.") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read.", why=error.strerror) from error
     except ValueError as error:
         raise DamagedArtifact(
             f"{path} is damaged: not JSON.", why=str(error), fix="Delete its folder and run the stage again."
@@ -241,7 +243,9 @@ class Record:
             ArtifactError: when there is none (the stage is not complete), or it is of another kind.
         """
         value = read_json(folder / RECORD_NAME)
-        if value.get("kind") != kind:
+        if not isinstance(value, dict) or not {"kind", "inputs", "files", "facts"} <= value.keys():
+            raise ArtifactError(f"{folder / RECORD_NAME} is no record of cfvid's.")
+        if value["kind"] != kind:
             raise ArtifactError(f"{folder} holds {value.get('kind')!r}, not {kind!r}.")
         return cls(kind=kind, inputs=value["inputs"], files=value["files"], facts=value["facts"])
 
@@ -337,6 +341,11 @@ def _short(value: Any, limit: int = 120) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- paths
+
+
+def user_path(path: str) -> Path:
+    """A path as a user writes it, with `~` for a home folder; that of nobody stays as it is, and does not exist."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises a RuntimeError for nobody's
 
 
 def contained(root: Path, relative: str | Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import ConfigDict, SerializeAsAny, ValidationError, create_model, model_validator
 
+from cfvid.artifacts import user_path
 from cfvid.config_faults import faults_from
 from cfvid.errors import ConfigError
 from cfvid.sections.base import Integer, Section
@@ -222,5 +223,5 @@ def schema(input_section: type[Section]) -> type[RunConfig]:
 
 def resolve(path: str, *, root: str | None) -> Path:
     """A source's path: absolute, from the home folder, or relative to `root`."""
-    expanded = Path(path).expanduser()
-    return expanded if expanded.is_absolute() else Path(root or ".").expanduser() / expanded
+    expanded = user_path(path)
+    return expanded if expanded.is_absolute() else user_path(root or ".") / expanded

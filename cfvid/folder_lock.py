@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cfvid.errors import FolderInUse
+from cfvid.errors import ArtifactError, FolderInUse
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +27,23 @@ def own_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         FolderInUse: naming the owner, without `wait`.
+        ArtifactError: when there can be no such folder, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     owner_path = folder / ".owner.json"
     lock = FileLock(folder / ".lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         if not wait:
             raise _in_use(folder, owner_path) from error
         logger.info("waiting for the process that works in %s", folder)
         lock.acquire(timeout=-1)
+    except OSError as error:
+        why = f"{error.filename or folder}: {error.strerror}"
+        raise ArtifactError(
+            f"{folder} cannot be the folder of a run.", why=why, fix="Name another one with --output."
+        ) from error
     try:
         owner_path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield

@@ -21,7 +21,7 @@ from cfvid.media.video import attempts_with
 from cfvid.models.zoo import Network, feature_dims
 from cfvid.sections.training import TrainingConfig
 from cfvid.stages.cluster import claims as of_cluster
-from cfvid.stages.context import Run, clip_cache_of
+from cfvid.stages.context import Run, cache_folder, clip_cache_of
 from cfvid.stages.estimate import claims as of_estimate
 from cfvid.stages.evaluations import read_target
 from cfvid.stages.extract import claims as of_extract
@@ -62,7 +62,7 @@ def check(run: Run, stages: Collection[str]) -> None:
         if run.accelerator and run.config.compile:
             check_compiler(run.accelerator.device)
     with faults.collected():
-        check_clip_cache(run)
+        check_caches(run)
     with faults.collected():
         attempts_with(run.config.runtime.video_decoder, run.modality.decoders)
     if "pretrain" in stages:
@@ -151,6 +151,10 @@ def _tell_mirrored(run: Run) -> None:
             )
 
 
+def _unusable(what: str, why: str | None) -> DataError:
+    return DataError(f"{what} cannot be used.", why=why, fix="Look at the paths in the configuration.")
+
+
 class Faults:
     """Collects errors, to raise them together."""
 
@@ -159,12 +163,27 @@ class Faults:
 
     @contextlib.contextmanager
     def collected(self) -> Iterator[None]:
-        """Keep an error meant for users; each is kept once, since several checks can meet the same one."""
+        """Keep an error meant for users, and what the system says of a path that it cannot use.
+
+        Each is kept once, since several checks can meet the same one.
+        """
         try:
             yield
         except CfvidError as error:
-            if str(error) not in map(str, self.found):
-                self.found.append(error)
+            self._keep(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            self._keep(_unusable(str(error.filename), error.strerror))
+        except RuntimeError as error:
+            # Path.resolve() has no kind of its own for this.
+            if not str(error).startswith("Symlink loop"):
+                raise
+            self._keep(_unusable("A path of the configuration", str(error)))
+
+    def _keep(self, error: CfvidError) -> None:
+        if str(error) not in map(str, self.found):
+            self.found.append(error)
 
     def raise_all(self) -> None:
         """Raise what was found, if anything.
@@ -181,25 +200,33 @@ class Faults:
             raise kind(f"{len(self.found)} things stand in the way:\n" + "\n".join(texts))
 
 
-def check_clip_cache(run: Run) -> None:
-    """Look at the folder of the clip cache, which need not exist yet.
+def check_caches(run: Run) -> None:
+    """Look at the folders of the caches that the configuration names, which need not exist yet.
 
     Raises:
-        ConfigError: when it cannot be written.
+        ConfigError: when one cannot be written.
     """
-    cache = clip_cache_of(run.config.runtime)
+    runtime = run.config.runtime
+    # One that others have filled need not be writable.
+    if runtime.cache is not None and not cache_folder(runtime.cache).is_dir():
+        _check_folder("runtime.cache", cache_folder(runtime.cache))
+    cache = clip_cache_of(runtime)
     if cache is None:
         return
-    folder = Path(cache.folder)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"runtime.clip_cache: {folder} cannot be written.",
-            why=f"{existing} is {'no folder' if not existing.is_dir() else 'not writable'}",
-            fix="Name another folder, or leave runtime.clip_cache out.",
-        )
+    _check_folder("runtime.clip_cache", Path(cache.folder))
     if getattr(run.config.input, "cache_short_side", None) is None:
         logger.warning("runtime.clip_cache does nothing: input.cache_short_side is not set")
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{key}: {folder} cannot be written.",
+            why=f"{existing} is {'no folder' if not existing.is_dir() else 'not writable'}",
+            fix=f"Name another folder, or leave {key} out.",
+        )
 
 
 def _check_pretrain(run: Run) -> None:

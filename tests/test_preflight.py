@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from support.tiny import tiny_config, write_pictures
 from torchvision.models import resnet34
 
 from cfvid import launch
-from cfvid.errors import CfvidError, ConfigError, DataError, InputsChanged, WeightsError
+from cfvid.errors import ArtifactError, CfvidError, ConfigError, DataError, InputsChanged, WeightsError
 from cfvid.pipeline import TRAIN, describe_plan, run_stages
 from cfvid.preflight import Faults, check
 from cfvid.stages import Run
@@ -44,6 +45,65 @@ def test_faults_of_several_stages_are_told_together_before_any_work(pictures: Pa
         assert said in text
     assert not (tmp_path / "run" / "pretrain").exists()
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_features_that_are_no_feature_store_are_told(pictures: Path, tmp_path: Path) -> None:
+    """`cluster.more_features` that named a file was a raw traceback."""
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "record.json").write_text("[1]")
+    (tmp_path / "folder" / "record.json").mkdir(parents=True)
+    for name in ("file", "file/inside", "empty", "missing", "foreign", "folder", "~nobody/at/all", "x" * 300):
+        config = tiny_config(pictures, cluster__more_features=[str(tmp_path / name)])
+        told = rf"cluster.more_features: \S*{name} is no complete feature store"
+        with pytest.raises(ConfigError, match=told) as refused:
+            run_stages(config, tmp_path / "run")
+        assert "RUN/extract" in str(refused.value)
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+NO_SUCH_PLACE = ("file", "file/inside", "missing/file", "empty", "loop", "x" * 300)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pretrain__weights",
+        "runtime__cache",
+        "runtime__clip_cache",
+        "data__root",
+        "data__pretrain",
+        "data__clusterfit",
+        "data__targets__target",
+        "data__trusted_roots",
+        "report__leaks__target",
+    ],
+)
+def test_no_path_of_a_configuration_ends_in_a_traceback(pictures: Path, tmp_path: Path, key: str) -> None:
+    """A file where a folder is meant, a folder where a file is, a link to itself, what is not there or cannot be."""
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in (*NO_SUCH_PLACE, "~nobody/at/all"):
+        place = str(tmp_path / name) if name[0] != "~" else name
+        others = {
+            "data__root": {"data__pretrain": "pictures"},
+            "runtime__cache": {"data__clusterfit": {"path": "embedded:textures", "per_class": [4, 1]}},
+        }
+        value = [place] if key.endswith("roots") else place
+        config = tiny_config(pictures, **{key: value}, **others.get(key, {}))
+        with contextlib.suppress(CfvidError):
+            check(Run(config, tmp_path / "run"), TRAIN)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/inside", "loop", "x" * 300])
+def test_an_output_that_can_be_no_folder_is_told(pictures: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ArtifactError, match="cannot be the folder of a run"):
+        run_stages(tiny_config(pictures), tmp_path / name)
 
 
 def test_a_clip_cache_that_cannot_be_written_is_told(pictures: Path, tmp_path: Path) -> None:

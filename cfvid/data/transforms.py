@@ -34,6 +34,11 @@ def squeeze(frames_TCHW: torch.Tensor, size: int) -> torch.Tensor:
     return F.resize(frames_TCHW, [size, size], antialias=True)
 
 
+def squeezed(frame_HWC: np.ndarray, size: int) -> np.ndarray:
+    """One frame scaled to `size` x `size`, whatever its aspect ratio: uint8, (H, W, C) -> (size, size, C)."""
+    return squeeze(to_tensor(frame_HWC[None]), size)[0].permute(1, 2, 0).numpy()
+
+
 def with_short_side(frame_HWC: np.ndarray, size: int) -> np.ndarray:
     """One frame scaled so that its shorter side has `size` pixels: uint8, (H, W, C) -> (h, w, C).
 

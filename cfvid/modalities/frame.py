@@ -71,6 +71,8 @@ class FrameModality:
         """What is done to each frame as it leaves the decoder; training crops are taken from the whole frame."""
         if request.look == "train":
             return unchanged
+        if self.options.eval_shape == "whole":
+            return partial(transforms.squeezed, size=self.options.crop_size)
         return partial(transforms.with_short_side, size=self.options.resize)
 
     def _starts(self, times_s: np.ndarray, request: Request) -> list[float]:

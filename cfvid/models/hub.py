@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cfvid.artifacts import user_path
 from cfvid.errors import CfvidError, ConfigError, WeightsError
 from cfvid.models.file_kinds import WEIGHTS_SUFFIXES
 
@@ -67,7 +68,7 @@ def locate(weights: str, *, cache: Path) -> Path:
         WeightsError: when the file cannot be had, naming it and where to put it.
     """
     if not is_on_hub(weights):
-        return Path(weights).expanduser()
+        return user_path(weights)
     wanted = parse(weights)
     beside = cache / wanted.beside
     if beside.is_file():

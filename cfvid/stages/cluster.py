@@ -50,7 +50,7 @@ from cfvid.stages.pool import (
     engine_name,
     noisy_labels,
     pool_labels,
-    store_digests,
+    store_records,
     stored_points,
 )
 from cfvid.stages.soft_labels import SOFT_NAME, write_soft_labels
@@ -94,7 +94,7 @@ def claims(run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
     if engine != FaissEngine.name and (settings.method in WITH_K or settings.pca_dim is not None):
         inputs["engine"] = engine
     if run.config.cluster.more_features:
-        inputs["more_features"] = store_digests(run.config)
+        inputs["more_features"] = [record.digest for record in store_records(run.config)]
     if run.config.cluster.method in WITH_LABELS:
         inputs["labels"] = digest_of(pool_labels(run))
     yield run.folder / "cluster", inputs

@@ -38,7 +38,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from cfvid import ranks
-from cfvid.artifacts import Record, claim, digest_of, read_json, write_json, write_text
+from cfvid.artifacts import Record, claim, digest_of, read_json, user_path, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest, read_snapshot
@@ -350,7 +350,7 @@ def clip_cache_of(runtime: RuntimeConfig) -> ClipCache | None:
     """The cache of small frames that these settings name."""
     if runtime.clip_cache is None:
         return None
-    folder = str(Path(runtime.clip_cache).expanduser().absolute())
+    folder = str(user_path(runtime.clip_cache).absolute())
     return ClipCache(folder, int(runtime.clip_cache_gb * 1e9), runtime.decode_deadline_s / 4)
 
 
@@ -358,7 +358,7 @@ def cache_folder(chosen: str | None = None) -> Path:
     """Where embedded data sets are generated: the folder chosen, $CFVID_CACHE, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     chosen = chosen or os.environ.get("CFVID_CACHE") or f"{home}/cfvid"
-    return Path(chosen).expanduser()
+    return user_path(chosen)
 
 
 def dump_config(config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfvid.artifacts import Record, is_complete, read_json
+from cfvid.artifacts import Record, is_complete, read_json, user_path
 from cfvid.clustering.base import KMeansEngine
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.methods.base import Pool
@@ -20,7 +20,7 @@ from cfvid.config import RunConfig
 from cfvid.data.manifest import TWIN_COLUMNS, twins
 from cfvid.data.sample_ids import SampleIds
 from cfvid.data.sample_labels import SampleLabels
-from cfvid.errors import ConfigError, DataError, InputsChanged
+from cfvid.errors import ArtifactError, ConfigError, DataError, InputsChanged
 from cfvid.features import KIND as FEATURES_KIND
 from cfvid.features import FeatureStore
 from cfvid.models.hub import is_on_hub
@@ -97,33 +97,39 @@ def pool_ids(run: Run) -> SampleIds:
 
 def more_stores(config: RunConfig) -> list[Path]:
     """The folders of `cluster.more_features`."""
-    return [Path(folder).expanduser() for folder in config.cluster.more_features]
+    return [user_path(folder) for folder in config.cluster.more_features]
 
 
-def store_digests(config: RunConfig) -> list[str]:
-    """What identifies the contents of `cluster.more_features`.
+def store_records(config: RunConfig) -> list[Record]:
+    """The records of `cluster.more_features`.
 
     Raises:
-        ArtifactError: when one is missing, not complete, or no feature store.
+        ConfigError: when one is missing, not complete, or no feature store of one vector per sample.
     """
-    return [Record.read(folder, kind=FEATURES_KIND).digest for folder in more_stores(config)]
+    return [_store_record(folder) for folder in more_stores(config)]
+
+
+def _store_record(folder: Path) -> Record:
+    fix = "Name feature stores of the extract stage (RUN/extract) in cluster.more_features."
+    try:
+        record = Record.read(folder, kind=FEATURES_KIND)
+    except ArtifactError as error:
+        raise ConfigError(
+            f"cluster.more_features: {folder} is no complete feature store.", why=error.what, fix=fix
+        ) from error
+    shape = record.facts["shape"]
+    if len(shape) != 1:
+        raise ConfigError(f"{folder} holds features of shape {tuple(shape)}, not one vector per sample.", fix=fix)
+    return record
 
 
 def store_dims(config: RunConfig) -> list[int]:
     """The dimensions of each of `cluster.more_features`.
 
     Raises:
-        ArtifactError: when one is missing, not complete, or no feature store.
-        ConfigError: when one keeps views apart.
+        ConfigError: as `store_records`.
     """
-    shapes = {folder: Record.read(folder, kind=FEATURES_KIND).facts["shape"] for folder in more_stores(config)}
-    for folder, shape in shapes.items():
-        if len(shape) != 1:
-            raise ConfigError(
-                f"{folder} holds features of shape {tuple(shape)}, not one vector per sample.",
-                fix="Name feature stores of the extract stage in cluster.more_features.",
-            )
-    return [int(shape[0]) for shape in shapes.values()]
+    return [int(record.facts["shape"][0]) for record in store_records(config)]
 
 
 def engine_name(config: RunConfig, *, store: Record) -> str:
@@ -293,7 +299,7 @@ def check_distillation(config: RunConfig) -> None:
         return
     if is_on_hub(config.pretrain.weights):
         raise _no_head(config.pretrain.weights)
-    saved = Path(config.pretrain.weights).expanduser() / "config.json"
+    saved = user_path(config.pretrain.weights) / "config.json"
     # What does not exist at all is told by the check of the weights.
     if saved.parent.is_file() or (saved.is_file() and not read_json(saved).get("classes")):
         raise _no_head(str(saved.parent))

@@ -22,7 +22,7 @@ from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
 from cfvid.data.loader import Batch
 from cfvid.data.sample_ids import SampleIds
-from cfvid.errors import ArtifactError, ConfigError, DamagedArtifact, DataError, InputsChanged
+from cfvid.errors import ConfigError, DamagedArtifact, DataError, InputsChanged
 from cfvid.features import FeatureStore, FeatureWriter
 from cfvid.models.weights import load_network
 from cfvid.pipeline import describe_plan, run_stages
@@ -344,7 +344,7 @@ def test_stores_that_do_not_fit_are_refused(pictures: Path, folder: Path, tmp_pa
     views = write_store(tmp_path / "views", ["a", "b"], np.ones((2, 3, 4), np.float32))
     with pytest.raises(ConfigError, match="not one vector per sample"):
         go_on(pictures, folder, "cluster", cluster__more_features=[str(views)])
-    with pytest.raises(ArtifactError, match="nowhere"):
+    with pytest.raises(ConfigError, match="nowhere is no complete feature store"):
         go_on(pictures, folder, "cluster", cluster__more_features=["/nowhere"])
 
 
