@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from cfvid import launch
+from cfvid.artifacts import digest_of
 from cfvid.data.manifest import Manifest, Sample
 from cfvid.data.skips import Skip, SkipLedger
 from cfvid.media.clip_cache import ClipCache
 from cfvid.media.guard import GuardedPool, Outcome, Work
 from cfvid.media.image import pixel_limit
-from cfvid.media.source import Media
+from cfvid.media.source import Media, Member, is_url, state_of
 from cfvid.media.video import attempts_with
 from cfvid.sections.stages import RuntimeConfig
 
@@ -108,6 +109,7 @@ class SampleLoader:
         pool: decodes `Request`s; samples that its first attempt cannot read are counted as fallbacks.
         ledger: takes what cannot be read.
         cache: of small frames, for modalities that use one.
+        how: what the outcome of a look depends on besides the file, as JSON-like values.
         pin: batches lie in pinned memory, from which a GPU copies them while it computes.
     """
 
@@ -118,9 +120,10 @@ class SampleLoader:
         pool: GuardedPool,
         ledger: SkipLedger,
         cache: ClipCache | None = None,
+        how: Any = None,
         pin: bool = False,
     ) -> None:
-        self.manifest, self.ledger = manifest, ledger
+        self.manifest, self.ledger, self._how = manifest, ledger, how
         self._pool, self._cache, self._pin = pool, cache, pin
 
     def request(self, sample_id: str, *, look: Look, seed: int = 0) -> Request:
@@ -138,17 +141,48 @@ class SampleLoader:
             for sample, (_, seed) in zip(self.manifest.samples(rows), block, strict=True):
                 yield self._request(sample, look, seed)
 
-    def outcomes(self, requests: Iterable[Request], *, ahead: int) -> Generator[Outcome]:
-        """Every request's outcome, in order; failures are in the ledger by then."""
+    def identity(self, sample_id: str) -> str | None:
+        """Of a sample's file as it is now and of how it is read; None for what is behind a URL.
+
+        As long as it stays the same, what could not be read cannot be read. Behind a URL nothing tells whether what
+        failed, maybe the network, has come back: such a sample is tried again whenever it is due.
+        """
+        media = self.manifest.locate(self.manifest.sample(sample_id))
+        file = media.shard if isinstance(media, Member) else str(media)
+        if is_url(file):
+            return None
+        return digest_of([state_of(media) or file, os.access(file, os.R_OK), self._how])[:16]
+
+    def is_same(self, skip: Skip) -> bool:
+        """Whether a sample that could not be read would not be read now either."""
+        is_known = skip.identity is not None and skip.sample_id in self.manifest.ids
+        return is_known and self.identity(skip.sample_id) == skip.identity
+
+    def outcomes(self, requests: Iterable[Request], *, ahead: int, epoch: int = 0) -> Generator[Outcome]:
+        """Every request's outcome, in order; failures are in the ledger by then, with the epoch."""
         for outcome in self._pool.imap(requests, ahead=ahead):
             request = outcome.payload
             if outcome.value is None:
                 sample = self.manifest.sample(request.sample_id)
-                self.ledger.add(Skip(request.sample_id, sample.path, outcome.reasons))
+                identity = self.identity(request.sample_id)
+                skip = Skip(request.sample_id, sample.path, outcome.reasons, identity, epoch)
                 logger.debug("skipped %s: %s", request, "; ".join(outcome.reasons))
+                if request.look != "train":  # which takes another view each time
+                    self.ledger.remember(skip, look=request.look)
+                self.ledger.add(skip)
             elif outcome.attempt != self._pool.attempts[0]:
                 self.ledger.fallbacks[str(outcome.attempt)] += 1
             yield outcome
+
+    def _left_out(self, sample_ids: Sequence[str], look: Look, before_epoch: int | None) -> set[int]:
+        """The places of samples that are known to be unreadable; they are in the ledger by then."""
+        places = set()
+        for place, sample_id in enumerate(sample_ids):
+            known = self.ledger.known(sample_id, look=look, before_epoch=before_epoch)
+            if known is not None and self.is_same(known):
+                places.add(place)
+                self.ledger.add(known)
+        return places
 
     def batches(
         self,
@@ -158,8 +192,11 @@ class SampleLoader:
         look: Look,
         seeds: Iterable[int] | None = None,
         sizes: Sequence[int] | None = None,
+        epoch: int | None = None,
     ) -> Iterator[Batch]:
         """Batches of `batch_size` consecutive ids; an unreadable sample makes its batch smaller.
+
+        What is known to be unreadable is not tried again, as long as its file is the same.
 
         Args:
             sample_ids: which samples, in which order.
@@ -167,14 +204,21 @@ class SampleLoader:
             look: how they are looked at.
             seeds: of each sample's random draws.
             sizes: ids of each batch, where these are not all `batch_size` and at last the rest.
+            epoch: of a training, whose looks differ: what failed in earlier ones counts as known, so that an epoch has
+                the same samples however often it is resumed.
         """
         seeds = seeds if seeds is not None else itertools.repeat(0, len(sample_ids))
         if sizes is None:
             whole, rest = divmod(len(sample_ids), batch_size)
             sizes = [batch_size] * whole + [rest] * (rest > 0)
+        left_out = self._left_out(sample_ids, look, epoch)
+        if left_out:
+            kept = [place not in left_out for place in range(len(sample_ids))]
+            sizes = [sum(kept[end - size : end]) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
+            sample_ids, seeds = list(itertools.compress(sample_ids, kept)), itertools.compress(seeds, kept)
         requests = self._requests(sample_ids, look, seeds)
         # Up to three batches ahead: one being used, one whole, one being decoded.
-        with contextlib.closing(self.outcomes(requests, ahead=3 * batch_size)) as outcomes:
+        with contextlib.closing(self.outcomes(requests, ahead=3 * batch_size, epoch=epoch or 0)) as outcomes:
             for size in sizes:
                 yield _stacked([o for o in itertools.islice(outcomes, size) if o.value is not None], pin=self._pin)
 

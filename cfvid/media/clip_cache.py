@@ -34,7 +34,7 @@ from filelock import FileLock
 from cfvid import __version__
 from cfvid.artifacts import TEMPORARY_PREFIX, atomic_file, digest_of
 from cfvid.errors import ArtifactError
-from cfvid.media.source import Media, Member, is_url
+from cfvid.media.source import Media, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,9 @@ class ClipCache:
             decoder: who decodes it.
             **how: whatever else the frames depend on, as JSON-like values.
         """
-        shard = media.shard if isinstance(media, Member) else os.fspath(media)
-        if is_url(shard):
+        file = state_of(media)
+        if file is None:
             return None
-        try:
-            status = Path(shard).stat()
-        except OSError:
-            return None
-        inside = [media.name, media.offset, media.size] if isinstance(media, Member) else []
-        file = [str(Path(shard).absolute()), status.st_size, status.st_mtime_ns, *inside]
         return Place(self, digest_of([_FORMAT, file, decoder, _versions(), how]), digest_of([file, how]))
 
     def used_bytes(self) -> int:

@@ -62,6 +62,22 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def state_of(media: Media) -> list[str | int] | None:
+    """Place, size and time of a file, or of a member's shard with the place in it: it stays as long as the bytes do.
+
+    None for what cannot be told from its successor: behind a URL, or gone.
+    """
+    file = media.shard if isinstance(media, Member) else os.fspath(media)
+    if is_url(file):
+        return None
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    state: list[str | int] = [str(Path(file).absolute()), status.st_size, status.st_mtime_ns]
+    return [*state, media.name, media.offset, media.size] if isinstance(media, Member) else state
+
+
 def below(root: str, name: str) -> str:
     """What lies in a folder, or behind the start of a URL."""
     return f"{root}{name}" if root.endswith("/") else f"{root}/{name}"

@@ -37,14 +37,14 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from cfvid import ranks
+from cfvid import __version__, ranks
 from cfvid.artifacts import Record, claim, digest_of, read_json, user_path, write_json, write_text
 from cfvid.config import RunConfig
 from cfvid.data.loader import Look, SampleLoader, open_pool
 from cfvid.data.manifest import Manifest, read_snapshot
 from cfvid.data.mapped import read_mapped, write_mapped
 from cfvid.data.readers import read_sources
-from cfvid.data.skips import SkipLedger
+from cfvid.data.skips import Skip, SkipLedger
 from cfvid.data.subsets import keep_samples
 from cfvid.errors import DataError
 from cfvid.folder_lock import own_folder
@@ -81,6 +81,8 @@ class Run:
         self._manifests: dict[str, Manifest] = {}
         self._written: set[str] = set()
         """The manifests whose snapshots are written."""
+        self._unreadable: dict[tuple[str, str], Skip] = {}
+        """What could not be read by looks that are the same whenever they are made, by look and sample id."""
         self._told: set[str] = set()
         """What is said once."""
 
@@ -287,23 +289,44 @@ class Run:
         return manifest.take(kept)
 
     @contextlib.contextmanager
-    def loader(self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None) -> Iterator[SampleLoader]:
+    def loader(
+        self, manifest: Manifest, *, stage: str, ledger_path: Path | None = None, in_step: bool = False
+    ) -> Iterator[SampleLoader]:
         """A loader of these samples with its own decoding processes and its skip ledger, in a file if one is named.
 
-        Of several processes each has its own; in the end the main one's ledger has the skips of all.
+        Of several processes each has its own; in the end all ledgers have the skips of all.
+
+        Args:
+            manifest: the samples.
+            stage: for messages.
+            ledger_path: the ledger's file.
+            in_step: whether processes wait for each other while they look, so that none may stop by itself.
+
+        Raises:
+            SkipBudgetExceeded: at the beginning, when too much of what an earlier attempt could not read is still so;
+                at the end, when all processes together met too much. In all of them.
         """
-        budget = self.config.data.skip_budget
-        path = ledger_path if ranks.is_main() else None
-        ledger = SkipLedger(num_samples=len(manifest), budget=budget, stage=stage, path=path)
+        ledger = SkipLedger(
+            num_samples=len(manifest),
+            budget=self.config.data.skip_budget,
+            stage=stage,
+            path=ledger_path if ranks.is_main() else None,
+            in_step=in_step,
+            fresh=self.fresh,
+            memory=self._unreadable,
+        )
+        runtime = self.config.runtime
+        how = [__version__, runtime.model_dump(mode="json"), self.modality.options.model_dump(mode="json")]
         with (
-            contextlib.closing(ledger),
-            open_pool(self.modality.load, attempts=self.modality.decoders, runtime=self.config.runtime) as pool,
+            open_pool(self.modality.load, attempts=self.modality.decoders, runtime=runtime) as pool,
             self._clip_cache() as cache,
         ):
             pin = self.accelerator.device.type == "cuda"
-            yield SampleLoader(manifest, pool=pool, ledger=ledger, cache=cache, pin=pin)
-            for skips in ranks.gathered(ledger.skips):
-                ledger.extend(skips)
+            loader = SampleLoader(manifest, pool=pool, ledger=ledger, cache=cache, how=how, pin=pin)
+            ledger.recall(loader.is_same)
+            with ledger.joined():
+                yield loader
+        ledger.close()
 
     @contextlib.contextmanager
     def _clip_cache(self) -> Iterator[ClipCache | None]:

@@ -128,22 +128,28 @@ def _extract_shards(
 ) -> None:
     """Write the shards that are not there yet, then the record that completes the store.
 
-    Several processes take turns at the shards, so that these are the same whatever the number of processes.
+    Several processes take turns at the shards, so that these are the same whatever the number of processes; after each
+    turn they tell each other what could not be read.
     """
     writer = FeatureWriter(folder, manifest.ids, shard_size=run.config.extract.shard_size)
     name = str(folder.relative_to(run.folder))
-    with run.loader(manifest, stage="extract", ledger_path=folder / LEDGER_NAME) as loader, interrupts.graceful():
-        missing = ranks.from_main(_missing(writer, loader) if ranks.is_main() else [])
+    ledger_path = folder / LEDGER_NAME
+    with run.loader(manifest, stage="extract", ledger_path=ledger_path) as loader, interrupts.graceful():
+        with loader.ledger.joined():
+            missing = _missing(writer, loader) if ranks.is_main() else []
+        missing = ranks.from_main(missing)
         if 0 < len(missing) < ranks.count():
             logger.info(
                 "%s: %d shards for %d processes: fewer than could share the work", name, len(missing), ranks.count()
             )
         own = missing[ranks.rank() :: ranks.count()]
         with progress_bar(total=sum(len(writer.ids_of(shard)) for shard in own), desc=name, unit="sample") as bar:
-            for shard in own:
-                ids = writer.ids_of(shard)
-                _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
-                bar.update(len(ids))
+            for turn in range(-(-len(missing) // ranks.count())):
+                with loader.ledger.joined():
+                    for shard in own[turn : turn + 1]:
+                        ids = writer.ids_of(shard)
+                        _extract_shard(run, module, loader, writer, shard, ids, look=look, average_views=average_views)
+                        bar.update(len(ids))
     if ranks.is_main():
         facts = writer.finish().facts
         num, shape, num_skipped = (facts[key] for key in ("num_samples", "shape", "num_skipped"))
@@ -186,7 +192,6 @@ def _extract_shard(
     look: Look,
     average_views: bool,
 ) -> None:
-    skipped_before = {skip.sample_id for skip in loader.ledger.skips}
     loader.ledger.fallbacks = Counter()
     done: list[str] = []
     parts: list[np.ndarray] = []
@@ -205,7 +210,7 @@ def _extract_shard(
         done += batch_ids
         num_views = features_NVD.shape[1]
         parts.append(features)
-    skips = [skip for skip in loader.ledger.skips if skip.sample_id not in skipped_before]
+    skips = loader.ledger.of(set(ids) - set(done))
     features, overflow = narrowed(parts, np.dtype(np.float16 if run.config.extract.dtype == "fp16" else np.float32))
     fallbacks = loader.ledger.fallbacks
     writer.write(

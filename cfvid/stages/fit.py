@@ -54,7 +54,7 @@ def fit(
     Returns:
         For the record: `samples_seen` (samples times epochs) and `train_flops`.
     """
-    with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME) as loader:
+    with run.loader(samples, stage=stage, ledger_path=folder / LEDGER_NAME, in_step=True) as loader:
         data = TrainingData(
             loader=loader,
             objective=objective,

@@ -161,7 +161,8 @@ def _held_out_accuracy(run: Run, task: Task, network: nn.Module, ledger_path: Pa
     if not len(task.held_out):
         return {"held_out_accuracy": None}
     device = Device(run.modality, run.accelerator, batch_size=run.config.extract.batch_size)
-    with run.loader(task.held_out, stage="pretrain, held-out samples", ledger_path=ledger_path) as loader:
+    stage = "pretrain, held-out samples"
+    with run.loader(task.held_out, stage=stage, ledger_path=ledger_path, in_step=True) as loader:
         found = task.measure(network, loader, device)
     logger.info(
         "pretrain: held-out accuracy %s over %d samples (chance is %.3f)",

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cfvid import ranks
 from cfvid.data.loader import Batch, SampleLoader, on_device
 from cfvid.data.sample_ids import SampleIds
+from cfvid.data.skips import SkipLedger
 from cfvid.errors import ConfigError, DataError, TrainingError
 from cfvid.modalities.base import Modality
 from cfvid.models.onednn import avoid_narrow_strides
@@ -97,6 +98,7 @@ class TrainingData:
             look="train",
             seeds=seeds,
             sizes=[len(part) for part in parts],
+            epoch=number,
         )
 
 
@@ -178,6 +180,7 @@ def train(
 
     Raises:
         TrainingError: when a loss or gradient is not finite; the last state is kept.
+        SkipBudgetExceeded: when too many samples could not be read, by all processes together.
         Interrupted: after a signal; the state was saved.
     """
     avoid_narrow_strides(network)
@@ -210,7 +213,8 @@ def train(
                     means = {name: totals[name] / totals["examples"] for name in _MEANS}
                     log.log(step=progress.step, event="step", epoch=epoch, lr=lr, **means)
                 if last:
-                    _save_if_asked(accelerator, folder, progress, clock)
+                    _save_if_asked(accelerator, folder, progress, clock, data.loader.ledger)
+            data.loader.ledger.join()
             _end_epoch(progress, data, log, clock, num_steps)
             save_state(accelerator, folder, progress)
     trained = accelerator.unwrap_model(prepared)
@@ -218,9 +222,18 @@ def train(
     return trained
 
 
-def _save_if_asked(accelerator: Accelerator, folder: Path, progress: Progress, clock: _Clock) -> None:
-    """Save when it is time to, or a signal came to any of the processes; all end together then."""
-    must_stop, is_due = ranks.summed([interrupts.requested(), ranks.is_main() and clock.checkpoint_is_due()])
+def _save_if_asked(
+    accelerator: Accelerator, folder: Path, progress: Progress, clock: _Clock, ledger: SkipLedger
+) -> None:
+    """Save when it is time to, or a signal came to any of the processes; all end together then.
+
+    Raises:
+        SkipBudgetExceeded: when all processes together could not read too many samples.
+    """
+    told = [interrupts.requested(), ranks.is_main() and clock.checkpoint_is_due(), ledger.num_untold]
+    must_stop, is_due, num_untold = ranks.summed(told)
+    if must_stop or is_due or ledger.may_exceed(num_untold):
+        ledger.join()
     if must_stop or is_due:
         save_state(accelerator, folder, progress)
     if must_stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -106,3 +107,60 @@ def test_files_mended_since_an_earlier_attempt_do_not_end_the_next_one(tmp_path:
     with pytest.raises(SkipBudgetExceeded, match="3 of 10"):
         after.add(skip("2"))
     assert len(read_skips(path)) == 5
+
+
+def looked_at(name: str, identity: str | None, epoch: int = 0) -> Skip:
+    return dataclasses.replace(skip(name), identity=identity, epoch=epoch)
+
+
+def test_what_is_still_so_counts_after_a_resume_and_refuses_again(tmp_path: Path) -> None:
+    """The same command passed at its second try: what the ledger knew did not count."""
+    path = tmp_path / "skips.jsonl"
+
+    def attempt(**options: bool) -> SkipLedger:
+        return SkipLedger(num_samples=10, budget=0.2, stage="train", path=path, **options)
+
+    first = attempt()
+    with pytest.raises(SkipBudgetExceeded, match="3 of 10 samples are unreadable, more"):
+        first.extend(looked_at(name, f"as it was {name}") for name in "abc")
+    with pytest.raises(
+        SkipBudgetExceeded, match=r"3 of 10 samples are unreadable \(3 of them since an earlier attempt\)"
+    ):
+        attempt().recall(lambda skip: skip.identity is not None)
+    mended = attempt()
+    mended.recall(lambda skip: skip.sample_id != "b")
+    assert [s.sample_id for s in mended.skips] == ["a", "c"]
+    fresh = attempt(fresh=True)
+    fresh.recall(lambda skip: skip.identity is not None)
+    assert fresh.skips == []
+    fresh.add(looked_at("a", "as it was a"))
+    fresh.close()
+    assert read_skips(path) == [skip("a"), skip("b"), skip("c")]  # as it stays, the file tells no times
+
+
+def test_what_is_known_is_what_earlier_epochs_met(tmp_path: Path) -> None:
+    """An epoch that is resumed has the samples that it had, so that what it met itself is not known to it."""
+    skips = SkipLedger(num_samples=10, budget=1.0, stage="train", path=tmp_path / "skips.jsonl")
+    skips.add(looked_at("a", "x", epoch=1))
+    skips.add(looked_at("url", None, epoch=1))
+    again = SkipLedger(num_samples=10, budget=1.0, stage="train", path=tmp_path / "skips.jsonl")
+    again.recall(lambda _: True)
+    again.add(looked_at("a", "x", epoch=1))
+    for ledger in (skips, again):
+        assert ledger.known("a", look="train", before_epoch=0) is None
+        assert ledger.known("a", look="train", before_epoch=1) is None
+        assert ledger.known("a", look="train", before_epoch=2) == looked_at("a", "x", epoch=1)
+        assert ledger.known("a", look="score", before_epoch=None) is not None
+        assert ledger.known("url", look="train", before_epoch=9) is None
+        ledger.add(looked_at("a", "changed", epoch=3))
+        assert ledger.known("a", look="train", before_epoch=3) is None
+
+
+def test_ledgers_of_one_process_know_of_looks_that_are_always_the_same() -> None:
+    memory: dict[tuple[str, str], Skip] = {}
+    first, second = (SkipLedger(num_samples=9, budget=1.0, stage="x", memory=memory) for _ in range(2))
+    first.remember(looked_at("a", "x"), look="score")
+    assert second.known("a", look="score", before_epoch=None) == looked_at("a", "x")
+    assert second.known("a", look="extract", before_epoch=None) is None
+    assert second.known("a", look="score", before_epoch=5) is None
+    assert second.skips == []

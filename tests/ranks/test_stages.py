@@ -15,7 +15,7 @@ from support.tiny import configure, tiny_values, write_pictures
 
 from cfvid.artifacts import Record
 from cfvid.data.skips import read_skips
-from cfvid.errors import ArtifactError, RankLost, TrainingError
+from cfvid.errors import ArtifactError, RankLost, SkipBudgetExceeded, TrainingError
 from cfvid.features import FeatureStore
 from cfvid.folder_lock import own_folder
 from cfvid.pipeline import run_stages
@@ -155,6 +155,54 @@ def test_the_main_rank_killed_at_its_writes(team: Team, config: Path, alone: Pat
     assert team.run("stages", config, output, ["retrain"], size=2) == [0, 0]
     assert not list((output / "retrain").rglob(".tmp-*"))
     Record.read(output / "retrain", kind="retrain").verify(output / "retrain")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """The configuration of a run of which 4 samples of 27 are unreadable, where 3 are accepted."""
+    data = write_pictures(tmp_path / "pictures", train=9, val=5)
+    for name in ("class0/001", "class1/003", "class1/004", "class2/000"):
+        (data / "train" / f"{name}.png").write_bytes(b"not a picture")
+    values = tiny_values(data, data__skip_budget=0.12, pretrain__training__epochs=3, extract__shard_size=3)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return tmp_path / "config.json"
+
+
+def with_budget(config: Path, budget: float) -> Path:
+    values = json.loads(config.read_text())
+    values["data"]["skip_budget"] = budget
+    (config.parent / "larger.json").write_text(json.dumps(values))
+    return config.parent / "larger.json"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_skips_of_all_ranks_together_end_them_all(team: Team, broken: Path, tmp_path: Path, size: int) -> None:
+    """Each rank compared its own skips with the budget of all; after the training they were too many, and the same
+    command passed."""
+    output, too_many = tmp_path / "run", [SkipBudgetExceeded.exit_code] * size
+    assert team.run("stages", broken, output, ["pretrain"], size=size) == too_many
+    assert [line for line in read_metrics(output / "pretrain") if line["event"] == "epoch"] == []
+    assert len(read_skips(output / "pretrain" / "skips.jsonl")) == 4
+    steps = len(losses(output / "pretrain"))
+    assert team.run("stages", broken, output, ["pretrain"], size=size) == too_many
+    assert len(losses(output / "pretrain")) == steps, "it is refused before any step"
+    larger = with_budget(broken, 0.2)
+    assert team.run("stages", larger, output, ["pretrain"], size=size) == [0] * size
+    for _ in range(2):
+        assert team.run("stages", broken, output, ["extract"], size=size) == too_many
+    assert len(list((output / "extract" / "shards").glob("*.json"))) < 9, "it ends before the last shard"
+    assert team.run("stages", larger, output, ["extract"], size=size) == [0] * size
+    assert len(read_skips(output / "extract" / "skips.jsonl")) == 4
+    assert FeatureStore(output / "extract").record.facts["num_skipped"] == 4
+
+
+def test_what_one_rank_has_met_no_rank_tries_again(team: Team, broken: Path, tmp_path: Path) -> None:
+    larger = with_budget(broken, 0.2)
+    tried = tmp_path / "tried"
+    assert team.run("stages_counting_looks", larger, tmp_path / "run", ["pretrain"], tried, size=2) == [0, 0]
+    looks = [name for rank in range(2) for name in json.loads(Path(f"{tried}{rank}").read_text())]
+    assert looks.count("train/class1/003.png") == 1
+    assert looks.count("train/class1/005.png") == 3
 
 
 def test_a_run_folder_in_use_is_refused(team: Team, config: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cfvid.clustering import passes
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
 from cfvid.errors import CfvidError
+from cfvid.media.guard import GuardedPool
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run, context
 from cfvid.training import loop, objective
@@ -96,6 +98,24 @@ def stages_until(config: str, output: str, names: list[str], step: int, rank: in
 
     loop._forward = disturbed
     stages(config, output, names)
+
+
+def stages_counting_looks(config: str, output: str, names: list[str], tried: str) -> None:
+    """As `stages`; each rank writes the ids of the samples that it has given to decoders into a file."""
+    looks: list[str] = []
+    imap = GuardedPool.imap
+
+    def counting(self: GuardedPool, payloads: Any, **options: Any) -> Any:
+        def counted() -> Iterator[Any]:
+            for payload in payloads:
+                looks.append(payload.sample_id)
+                yield payload
+
+        return imap(self, counted(), **options)
+
+    GuardedPool.imap = counting  # type: ignore[method-assign]
+    stages(config, output, names)
+    Path(f"{tried}{launch.rank()}").write_text(json.dumps(looks))
 
 
 def stages_with_little_disk(config: str, output: str, names: list[str], rank: int, num_bytes: int) -> None:
