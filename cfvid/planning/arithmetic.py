@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cfvid.data.sample_ids import SampleIds
+from cfvid.parts import MOST_VALUES
 
 _FLOAT_BYTES = 4
 _NPY_HEADER_BYTES = 128
@@ -17,6 +18,8 @@ _ROW_BYTES = 12
 """Of one sample's pseudo-label besides its id: cluster, distance, second distance."""
 _BLOCKS_BYTES = 3 * 64 * 2**20
 """What the streaming engine holds of the points at a time."""
+_PART_COPIES = 5
+"""Arrays of the size of one part that are there while it is worked on: logits, their softmax, what is sorted."""
 _COARSE_PROBED = 8
 """The hierarchical engine compares a point with the clusters of one group in so many; at least of so many groups."""
 _REFINEMENTS = 6
@@ -60,6 +63,17 @@ def cluster_bytes(ids: SampleIds, *, num_clusters: int, dim: int, projected_from
     return labels + soft + projection + num_clusters * dim * _FLOAT_BYTES + _NPY_HEADER_BYTES
 
 
+def mapped_soft_bytes(num_samples: int, *, size: int, all_alike: bool) -> int:
+    """Bytes of the files from which soft labels are trained on.
+
+    Args:
+        num_samples: N.
+        size: T, classes of each sample's soft label.
+        all_alike: whether all samples have the same classes, which then are no file.
+    """
+    return (1 if all_alike else 2) * (num_samples * size * _FLOAT_BYTES + _NPY_HEADER_BYTES)
+
+
 def most_on_disk(kept: Sequence[int], scratch: Sequence[int]) -> int:
     """The most bytes that lie on disk at a time, when stages in order keep some of what they write and remove some."""
     peak = before = 0
@@ -71,8 +85,10 @@ def most_on_disk(kept: Sequence[int], scratch: Sequence[int]) -> int:
 # ---------------------------------------------------------------------------------------------- memory
 
 
-def cluster_memory(num_samples: int, *, dim: int, points_dim: int, num_clusters: int, is_streamed: bool) -> int:
-    """Bytes that k-means holds at a time, in float32.
+def cluster_memory(
+    num_samples: int, *, dim: int, points_dim: int, num_clusters: int, is_streamed: bool, soft_top: int = 0
+) -> int:
+    """Bytes that clustering holds at a time, in float32.
 
     Args:
         num_samples: N.
@@ -80,23 +96,32 @@ def cluster_memory(num_samples: int, *, dim: int, points_dim: int, num_clusters:
         points_dim: P, after the projection.
         num_clusters: K.
         is_streamed: points lie on disk and come in blocks; the PCA then holds float64 moments (D, D).
+        soft_top: classes of a sample's soft label, which are made in parts; 0 for none.
     """
+    soft = part_memory(num_samples, soft_top)
     centroids = num_clusters * points_dim * _FLOAT_BYTES
     if is_streamed:
         moments = 2 * dim * dim * 8 if points_dim != dim else 0
-        return _BLOCKS_BYTES + max(moments, 4 * centroids)
+        return _BLOCKS_BYTES + max(moments, 4 * centroids, soft)
     features, points = num_samples * dim * _FLOAT_BYTES, num_samples * points_dim * _FLOAT_BYTES
     # Features, what they are normalised into, and, with a PCA, the points after it.
-    return 2 * features + (points if points_dim != dim else 0) + centroids
+    return max(2 * features, features + soft) + (points if points_dim != dim else 0) + centroids
 
 
-def probe_memory(num_train: int, num_val: int, dim: int) -> int:
-    """Bytes of frozen features in float32 (counted in views) while a classifier is fitted to them.
+def probe_memory(num_train: int, num_val: int, *, dim: int, num_classes: int) -> int:
+    """Bytes of frozen features in float32 (counted in views) while a classifier is fitted to them and asked.
 
-    Of the training split as they are, scaled, and the four fifths that a penalty is chosen on; of the other as they
-    are and scaled.
+    Of one layer of the training split: as it is, scaled, and the four fifths that a penalty is chosen on. The other
+    split comes in parts, and so do its logits.
     """
-    return int((2.8 * num_train + 2 * num_val) * dim * _FLOAT_BYTES)
+    fitted = 2.8 * num_train * dim * _FLOAT_BYTES
+    said = 2 * num_train * dim * _FLOAT_BYTES + part_memory(num_val, max(dim, num_classes))
+    return int(max(fitted, said))
+
+
+def part_memory(num_rows: int, values_per_row: int) -> int:
+    """Bytes of what is made in parts of each row, in float32."""
+    return _PART_COPIES * _FLOAT_BYTES * min(num_rows * values_per_row, MOST_VALUES)
 
 
 # ---------------------------------------------------------------------------------------------- time

@@ -17,7 +17,14 @@ from cfvid.features import KIND as FEATURES_KIND
 from cfvid.modalities.base import Modality
 from cfvid.models.heads import LayerHeads
 from cfvid.models.zoo import LayerFeatures, Network, build_network, feature_dims
-from cfvid.planning.arithmetic import cluster_bytes, cluster_memory, comparisons, probe_memory, store_bytes
+from cfvid.planning.arithmetic import (
+    cluster_bytes,
+    cluster_memory,
+    comparisons,
+    mapped_soft_bytes,
+    probe_memory,
+    store_bytes,
+)
 from cfvid.planning.work import Looks, Pass, Search, Training, Work, state_bytes, weight_bytes
 from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Target, read_target
@@ -103,7 +110,7 @@ def _cluster(run: Run) -> Work:
     facts = {"num_samples": num, "shape": [own_dim]}
     engine = engine_name(run.config, store=Record(FEATURES_KIND, {}, {}, facts))
     is_streamed = engine == StreamingEngine.name
-    soft_top = num_clusters if config.method == "distillation" else config.soft_top or 0
+    soft_top = _soft_top(run, num_clusters)
     return Work(
         "cluster",
         f"{num} samples",
@@ -118,7 +125,12 @@ def _cluster(run: Run) -> Work:
         # The points, and the centroids after the last iteration of each restart.
         scratch_bytes=4 * points_dim * (num + num_clusters * config.restarts) if is_streamed else 0,
         memory_bytes=cluster_memory(
-            num, dim=dim, points_dim=points_dim, num_clusters=num_clusters, is_streamed=is_streamed
+            num,
+            dim=dim,
+            points_dim=points_dim,
+            num_clusters=num_clusters,
+            is_streamed=is_streamed,
+            soft_top=soft_top,
         ),
     )
 
@@ -164,7 +176,7 @@ def _retrain(run: Run) -> Work:
         _trained_text(trained),
         passes=(trained,),
         kept_bytes=weight_bytes(trained.build),
-        scratch_bytes=state_bytes(trained),
+        scratch_bytes=state_bytes(trained) + _soft_bytes(run, len(samples), num_classes),
     )
 
 
@@ -175,6 +187,17 @@ def _num_classes(run: Run, num_samples: int) -> int:
     if method in WITH_K:
         return run.config.cluster.clusters_of(num_samples, num_labels=num_labels)
     return max(2, num_labels)
+
+
+def _soft_bytes(run: Run, num_samples: int, num_classes: int) -> int:
+    size, is_distilled = _soft_top(run, num_classes), run.config.cluster.method == "distillation"
+    return mapped_soft_bytes(num_samples, size=size, all_alike=is_distilled) if size else 0
+
+
+def _soft_top(run: Run, num_clusters: int) -> int:
+    """Classes of a sample's soft label; 0 where labels are hard."""
+    config = run.config.cluster
+    return num_clusters if config.method == "distillation" else min(config.soft_top or 0, num_clusters)
 
 
 def _any_targets(samples: Manifest, num_classes: int) -> PseudoTargets:
@@ -205,13 +228,14 @@ def _transfer(run: Run, target: Target) -> Work:
         if any(p in FROZEN for p in left) and home not in extracted:
             extracted.add(home)
             layers = (None, *config.linear.layers)
-            dim = sum(_dims(run, arch, layers))
+            dims = _dims(run, arch, layers)
             frozen = list(_frozen_passes(run, target, arch, layers))
             missing = [own for split, own in frozen if not is_complete(home / "features" / split)]
             passes += missing
-            kept += [_store_bytes(run, own, dim, keeps_views=True) for own in missing]
+            kept += [_store_bytes(run, own, sum(dims), keeps_views=True) for own in missing]
             train, val = (own.looks.num_views * len(own.looks.samples) for _, own in frozen)
-            memory = max(memory, probe_memory(train, val, dim))
+            num_classes = len(target.classes)
+            memory = max(memory, probe_memory(train, val, dim=max(dims), num_classes=num_classes))
     return Work(
         f"transfer {target.name}",
         f"{len(target.train)} + {len(target.val)} samples, {todo} evaluations",

@@ -68,7 +68,15 @@ def test_memory_of_features_that_are_held_and_of_those_that_are_streamed() -> No
     assert with_pca == (2 * 8 + 2) * 100 * 4 + 4 * 2 * 4
     few, many = (cluster_memory(n, dim=8, points_dim=8, num_clusters=4, is_streamed=True) for n in (100, 10**9))
     assert few == many < 10**9
-    assert probe_memory(100, 10, 4) == (280 + 20) * 16
+    with_soft = cluster_memory(10**9, dim=8, points_dim=8, num_clusters=4, is_streamed=True, soft_top=9000)
+    assert many < with_soft < 10**9
+
+
+def test_memory_of_probes_is_that_of_the_training_split() -> None:
+    """Scoring 450,000 samples of 9,000 classes takes parts of their logits, whose number does not grow."""
+    assert probe_memory(100, 10, dim=4, num_classes=2) == 280 * 16
+    few, many = (probe_memory(100, num, dim=4, num_classes=9000) for num in (450_000, 10**9))
+    assert few == many < 10**9
 
 
 # ---------------------------------------------------------------------------------------------- time

@@ -18,6 +18,7 @@ from cfvid.pipeline import TRAIN, run_stages
 from cfvid.planning.stages import works_of
 from cfvid.planning.work import Work, disk_bytes
 from cfvid.stages import Run
+from cfvid.stages.soft_labels import forget_soft_labels
 from cfvid.training import loop
 
 LAYERS = ["layer2"]
@@ -159,6 +160,31 @@ def test_streamed_points_lie_on_the_disk_for_a_while(ran: Ran, tmp_path: Path) -
         run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster"])
     [size] = sizes
     assert size - 1024 < expected.scratch_bytes < size  # but for headers
+
+
+@pytest.mark.parametrize(
+    ("changes", "hard_ones"),
+    # Of as many classes.
+    [({"cluster__method": "distillation"}, {"cluster__method": "prototypes"}), ({"cluster__soft_top": 2}, {})],
+)
+def test_soft_labels_are_trained_on_from_the_disk(
+    ran: Ran, tmp_path: Path, changes: dict[str, Any], hard_ones: dict[str, Any]
+) -> None:
+    sizes: list[int] = []
+    config = tiny_config(Path(ran.config.data.pretrain[0].path), **changes)
+    hard = tiny_config(Path(ran.config.data.pretrain[0].path), **hard_ones)
+    [expected], [without] = (works_of(Run(one, tmp_path / "run"), ["retrain"]) for one in (config, hard))
+    with pytest.MonkeyPatch.context() as patch:
+        from cfvid.stages import retrain as stage  # the function
+
+        def watched(folder: Path) -> None:
+            sizes.append(size_of(*folder.glob("soft_*.npy")))
+            forget_soft_labels(folder)
+
+        patch.setitem(stage.__globals__, "forget_soft_labels", watched)
+        run_stages(config, tmp_path / "run", stages=["pretrain", "extract", "cluster", "retrain"])
+    assert sizes == [expected.scratch_bytes - without.scratch_bytes]
+    assert not [*(tmp_path / "run" / "retrain").glob("soft_*")]
 
 
 # ---------------------------------------------------------------------------------------------- told before a run

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.tiny import tiny_config, write_pictures
 
-from cfvid import tables
+from cfvid import parts, tables
 from cfvid.artifacts import Record, write_json
 from cfvid.clustering.faiss_engine import FaissEngine
 from cfvid.clustering.soft import SoftLabels
@@ -28,6 +29,7 @@ from cfvid.models.weights import load_network
 from cfvid.pipeline import describe_plan, run_stages
 from cfvid.report.collect import collect
 from cfvid.sections.data import SourceConfig
+from cfvid.stages import pool
 from cfvid.stages.assign import assign_new
 from cfvid.stages.cluster import KIND, assign, load_pseudo_labels, read_pseudo_labels, write_pseudo_labels
 from cfvid.stages.context import Run
@@ -166,6 +168,32 @@ def examples_of(data: TrainingData) -> Examples:
     """What is learnt of all samples."""
     views = torch.empty(len(data.ids), 1)
     return data.objective.examples(views, Batch([*data.ids], views, [0] * len(data.ids)))
+
+
+@pytest.mark.parametrize("method", ["distillation", "prototypes"])
+def test_streamed_features_come_to_the_same_bytes(
+    method: str, pictures: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is fitted, it makes no difference whether a million features are held or read in blocks."""
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    go_on(pictures, folder, "cluster", cluster__method=method)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_MOST_BYTES", 0)  # of which `auto` holds features in memory
+        go_on(pictures, other, "cluster", cluster__method=method)
+    assert "engine" not in Record.read(other / "cluster", kind=KIND).inputs
+    assert (other / "cluster" / "record.json").read_bytes() == (folder / "cluster" / "record.json").read_bytes()
+    assert not (other / "cluster" / "points.npy").exists()
+    # In many parts, whose products of few rows round in their own way.
+    monkeypatch.setattr(parts, "MOST_VALUES", 20)
+    shutil.rmtree(other / "cluster")
+    go_on(pictures, other, "cluster", cluster__method=method, cluster__engine="streaming")
+    assert read_pseudo_labels(other / "cluster") == read_pseudo_labels(folder / "cluster")
+    held, streamed = soft_of(folder / "cluster"), soft_of(other / "cluster")
+    if held is not None and streamed is not None:
+        assert streamed[0] == held[0]
+        np.testing.assert_array_equal(streamed[1], held[1])
+        np.testing.assert_allclose(streamed[2], held[2], rtol=1e-4)
+        assert pq.read_metadata(other / "cluster" / "soft_labels.parquet").num_row_groups > 1
 
 
 def test_features_of_another_network_are_not_distilled(pictures: Path, folder: Path, tmp_path: Path) -> None:

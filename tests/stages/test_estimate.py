@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cfvid.artifacts import read_json
 from cfvid.errors import ConfigError
 from cfvid.features import FeatureStore
 from cfvid.pipeline import run_stages
+from cfvid.stages import estimate
 from cfvid.stages.estimate import _held_out
 
 BEFORE = ["pretrain", "extract", "cluster", "estimate"]
@@ -56,6 +58,25 @@ def test_one_in_four_samples_of_each_class_is_held_out() -> None:
 def test_a_target_too_small_to_hold_samples_out_has_no_probe(tmp_path: Path) -> None:
     few = write_pictures(tmp_path / "few", train=3)
     assert figures(few, tmp_path / "run")["probes"]["target"] == {"raw": None, "smoothed": None}
+
+
+def test_of_a_large_target_a_sample_is_probed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The features of a target of 1.28 million samples are not loaded whole: only those of a sample are extracted."""
+    monkeypatch.setitem(estimate.__globals__, "MOST_PROBED_VALUES", 18 * 256)
+    with caplog.at_level(logging.INFO, logger="cfvid"):
+        found = figures(pictures, tmp_path / "run")
+    assert "estimate: probes look at 18 of 24 samples of target" in caplog.text
+    assert len(FeatureStore(tmp_path / "run" / "estimate" / "features" / "target")) == 18
+    assert found["probes"]["target"]["raw"] > 60
+    figures(pictures, tmp_path / "run")  # done before, with the same sample
+
+
+def test_the_estimate_of_streamed_features_is_the_engines_own(pictures: Path, tmp_path: Path) -> None:
+    found = figures(pictures, tmp_path / "run", cluster__engine="streaming")
+    assert 0 < found["stability_ari"] <= 1
+    assert not [*(tmp_path / "run" / "estimate").glob("*.npy")]
 
 
 def test_one_cluster_keeps_nothing_of_the_features(pictures: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_scoring_frozen_features_holds_a_block_of_logits(
 ) -> None:
     changes = {"transfer__linear": {"penalties": [1.0], "max_iterations": 2}}
     run = Run(tiny_config(tmp_path, **changes), tmp_path / "run")
-    dim = 64  # of the tiny network
+    dim = 64
 
     stores: list[FeatureStore] = []
     monkeypatch.setattr(frozen, "store_features", lambda *_: stores)

@@ -37,6 +37,7 @@ def test_all_benchmarks_give_finite_ratios_and_equal_work(tmp_path: Path) -> Non
         "streaming",
         "hierarchical",
         "memory",
+        "peaks",
         "probe",
     }
     for comparison in comparisons:

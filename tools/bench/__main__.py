@@ -25,6 +25,7 @@ NAMES = (
     "streaming",
     "hierarchical",
     "memory",
+    "peaks",
     "probe",
 )
 SIZES = ("smoke", "small", "medium", "large")

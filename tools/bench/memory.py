@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,9 +56,10 @@ def run(options: Options) -> Iterator[Comparison]:
     """One comparison."""
     size = SIZES[options.size]
     with tempfile.TemporaryDirectory() as name:
-        _write_run(Path(name), size)
+        write_run(Path(name), size)
+        command = [sys.executable, "-m", "cfvid", "cluster", "--output", str(Path(name) / "run")]
         peaks: list[float] = []
-        seconds = 1 / rate_of(lambda: peaks.append(_peak_gb(Path(name) / "run")), units=1)
+        seconds = 1 / rate_of(lambda: peaks.append(peak_gb(command)), units=1)
     yield Comparison(
         benchmark="memory",
         what=f"cluster stage, {size.num_samples} x {size.dim} fp16, K {size.num_clusters}, {size.iterations} iteration",
@@ -70,9 +72,8 @@ def run(options: Options) -> Iterator[Comparison]:
     )
 
 
-def _peak_gb(folder: Path) -> float:
-    """The most anonymous memory of the cluster stage."""
-    command = [sys.executable, "-m", "cfvid", "cluster", "--output", str(folder)]
+def peak_gb(command: list[str]) -> float:
+    """The most anonymous memory of a command."""
     most = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -93,11 +94,19 @@ def _anonymous_bytes(pid: int) -> int:
 # ---------------------------------------------------------------------------------------------- the run folder
 
 
-def _write_run(folder: Path, size: Size) -> None:
-    """A run in FOLDER/run that is complete up to its features, of samples with one of 1,000 labels each."""
+def write_run(folder: Path, size: Size, *changes: str, features: dict[str, Any] | None = None) -> Run:
+    """A run in FOLDER/run that is complete up to its features, of samples with one of 1,000 labels each.
+
+    Args:
+        folder: takes the run and its manifest.
+        size: of the pool.
+        changes: of the configuration, as `key=value`.
+        features: what the record says that they are made from.
+    """
     ids = [f"pool/{number:08d}.jpg" for number in range(size.num_samples)]
     labels = [f"class {number % 1000}" for number in range(size.num_samples)]
     table = pa.table({"sample_id": ids, "path": ids, "label": labels, "split": ["train"] * len(ids)})
+    folder.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(table, folder / "pool.parquet")
     values = (
         f"data.pretrain={folder / 'pool.parquet'}",
@@ -105,15 +114,17 @@ def _write_run(folder: Path, size: Size) -> None:
         f"cluster.num_clusters={size.num_clusters}",
         f"cluster.iterations={size.iterations}",
         "runtime.device=cpu",
+        *changes,
     )
     run = Run(resolve_layers("image", [from_overrides([f"--{value}" for value in values])]), folder / "run")
     run.manifest("clusterfit")
     run.write_snapshots()
+    write_json(run.folder / "extract" / "inputs.json", features or {})
     _write_features(run.folder / "extract", ids, size, shard_size=run.config.extract.shard_size)
+    return run
 
 
 def _write_features(folder: Path, ids: list[str], size: Size, *, shard_size: int) -> None:
-    write_json(folder / "inputs.json", {})
     writer = FeatureWriter(folder, ids, shard_size=shard_size)
     rng = np.random.default_rng(0)
     centres_KD = 2 * rng.standard_normal((size.num_clusters, size.dim), dtype=np.float32)
