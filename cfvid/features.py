@@ -209,9 +209,10 @@ class FeatureStore:
         return tuple(self.record.facts["shape"])
 
     def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Each shard's sample ids and its memory-mapped features, in the same order."""
+        """Each shard's sample ids and its memory-mapped features, in the same order; without empty shards."""
         for number, (first, end) in enumerate(pairwise(self._starts.tolist())):
-            yield list(self.ids[first:end]), self._array(number)
+            if first < end:
+                yield list(self.ids[first:end]), self._array(number)
 
     def _array(self, shard: int) -> np.ndarray:
         path = self.folder / "shards" / f"{shard:05d}.npy"

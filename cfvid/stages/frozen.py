@@ -52,7 +52,7 @@ class _Split:
         return self.store.take(rows, self.columns[layer])
 
     def blocks(self, layer: str | None, *, num_classes: int = 1) -> Iterator[np.ndarray]:
-        """One layer's features, as many samples at a time as memory allows that many logits of."""
+        """One layer's features, some samples at a time: no more than may also have logits of so many classes."""
         return self.store.blocks(self.columns[layer], values=self.num_views * num_classes)
 
     def means(self, layer: str | None) -> np.ndarray:

@@ -23,13 +23,16 @@ from support.zygote import die_at_call
 from torch import nn
 
 from cfvid import launch, ranks
+from cfvid.artifacts import Record
 from cfvid.clustering import passes
 from cfvid.clustering.hierarchical_engine import HierarchicalEngine
 from cfvid.clustering.streaming_engine import StreamingEngine
+from cfvid.data.sample_ids import SampleIds
 from cfvid.errors import CfvidError
 from cfvid.media.guard import GuardedPool
 from cfvid.pipeline import run_stages
 from cfvid.stages import Run, context
+from cfvid.stages.soft_labels import forget_soft_labels, map_soft_labels
 from cfvid.training import loop, objective
 from cfvid.training.targets import Targets
 
@@ -200,6 +203,19 @@ def clustering(points: str, out: str, engine: str, settings: dict[str, Any], num
     ids, distances = chosen.nearest(points_ND, fitted.centroids_KD, num=num)
     passes.dismiss()
     np.savez(out, centroids=fitted.centroids_KD, objective=fitted.objective, ids=ids, distances=distances)
+
+
+def mapped_soft_labels(cluster: str, ids: list[str], out: str, all_alike: bool) -> None:
+    """What each process sees of a cluster folder's soft labels."""
+    _join()
+    folder = Path(cluster)
+    record = Record.read(folder, kind="pseudo-labels")
+    soft = map_soft_labels(folder, record, SampleIds(ids), folder, all_alike=all_alike)
+    assert soft is not None
+    assert isinstance(soft.shares_NT, np.memmap)
+    np.savez(f"{out}{ranks.rank()}.npz", classes=soft.classes_NT, shares=soft.shares_NT, num=soft.num_classes)
+    ranks.barrier()
+    forget_soft_labels(folder)
 
 
 def _join() -> None:
