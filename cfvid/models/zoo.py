@@ -88,7 +88,7 @@ def build_network(arch: str, *, num_classes: int, seed: int) -> Network:
 
 
 class LayerOutputs(nn.Module):
-    """A trunk that gives the outputs of some of its layers, as they are.
+    """A trunk that gives the outputs of some of its layers, as they are when they leave the layer.
 
     Args:
         trunk: maps a batch to (N, D).
@@ -105,20 +105,39 @@ class LayerOutputs(nn.Module):
         modules = dict(trunk.named_modules())
         for layer in self.layers:
             if layer is not None and (layer not in modules or layer == ""):
-                names = [name for name, _ in trunk.named_children()]
-                raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {', '.join(names)}.")
+                raise ConfigError(f"The network has no layer {layer!r}.", fix=f"Name one of {_top_layers(trunk)}.")
             if layer is not None:
                 modules[layer].register_forward_hook(functools.partial(self._keep, layer))
 
     def _keep(self, layer: str, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
-        self._seen[layer] = output
+        # A copy: the layer that follows may work in place (ReLU, a sum with a shortcut).
+        self._seen[layer] = output.clone()
 
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
-        """Normalised float input -> each layer's output, (N, C) or (N, C, ...), in the order of the layers."""
+        """Normalised float input -> each layer's output, (N, C) or (N, C, ...), in the order of the layers.
+
+        Raises:
+            ConfigError: when one of them takes no part, as a list of layers does.
+        """
         self._seen[None] = self.trunk(batch)
-        parts = [self._seen[layer] for layer in self.layers]
+        parts = [self._seen[layer] for layer in self.layers if layer in self._seen]
+        if len(parts) < len(self.layers):
+            idle = next(layer for layer in self.layers if layer not in self._seen)
+            raise ConfigError(
+                f"The network's layer {idle!r} has no output: it is never run itself.",
+                fix=f"Name one of {_top_layers(self.trunk)}.",
+            )
         self._seen = {}
         return parts
+
+
+def _top_layers(trunk: nn.Module) -> str:
+    """Names for people; in place of a list of layers, which has no output, those in it."""
+    names: list[str] = []
+    lists = nn.ModuleList | nn.ModuleDict
+    for name, module in trunk.named_children():
+        names += [f"{name}.{inner}" for inner, _ in module.named_children()] if isinstance(module, lists) else [name]
+    return ", ".join(names)
 
 
 class LayerFeatures(nn.Module):

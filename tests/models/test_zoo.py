@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torchvision.models.video import r2plus1d_18
 
 from cfvid.errors import ConfigError
-from cfvid.models.zoo import ARCHITECTURES, LayerFeatures, build_network
+from cfvid.models.zoo import ARCHITECTURES, LayerFeatures, LayerOutputs, build_network, feature_dims
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -45,6 +47,34 @@ def test_a_named_layer_is_averaged_over_space_and_time() -> None:
         torch.testing.assert_close(LayerFeatures(network.trunk, ["layer2"])(clips_NCTHW), expected)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_gives_its_own_output(name: str) -> None:
+    """Point 13: `bn1` gave the output of the ReLU that follows in place, `bn2` that of the sum with the shortcut."""
+    trunk = build_network(name, num_classes=1, seed=0).trunk.eval()
+    inputs = torch.randn((2, 3, 16, 16) if ARCHITECTURES[name].dims == 2 else (2, 3, 4, 16, 16))
+    plain, expected = copy.deepcopy(trunk), {}
+    for layer, module in plain.named_modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+        # Sums with shortcuts have no flag: what they would change is taken before.
+        module.register_forward_hook(lambda _m, _a, output, layer=layer: expected.update({layer: output.clone()}))
+    with torch.inference_mode():
+        expected[None] = plain(inputs)
+        del expected[""]
+        found = LayerOutputs(trunk, [*expected])(inputs)
+    for layer, output in zip(expected, found, strict=True):
+        torch.testing.assert_close(output, expected[layer], rtol=0, atol=0, msg=layer)
+
+
 def test_an_unknown_layer_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="layer4"):
         LayerFeatures(build_network("resnet10_thin", num_classes=2, seed=0).trunk, ["layer9"])
+
+
+def test_a_list_of_layers_has_no_output() -> None:
+    """R(2+1)D-50 keeps all of its layers in `blocks`, which ended in a KeyError."""
+    assert feature_dims("r2plus1d_50", ["blocks.1", None], torch.Size([1, 3, 4, 32, 32])) == [256, 2048]
+    with pytest.raises(ConfigError, match=r"'blocks' has no output.*\n.*blocks\.0, blocks\.1"):
+        feature_dims("r2plus1d_50", ["blocks"], torch.Size([1, 3, 4, 32, 32]))
+    with pytest.raises(ConfigError, match=r"blocks\.0, blocks\.1"):
+        feature_dims("r2plus1d_50", ["layer3"], torch.Size([1, 3, 4, 32, 32]))
