@@ -62,7 +62,8 @@ def read_soft_labels(folder: Path, record: Record) -> Iterator[tuple[SampleIds, 
         return
     record.verify(folder, only=(SOFT_NAME,))
     with pyarrow.parquet.ParquetFile(folder / SOFT_NAME, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=rows_at_once(_num_each(file.metadata))):
+        # The decoder holds several times what it gives.
+        for batch in file.iter_batches(batch_size=rows_at_once(4 * _num_each(file.metadata))):
             classes, shares = (
                 batch[name].flatten().to_numpy().reshape(len(batch), -1) for name in ("classes", "shares")
             )

@@ -54,8 +54,9 @@ class Size:
 
 SIZES = {
     "smoke": Size(scored=500, scored_classes=50, distilled=500, distilled_classes=20, estimated=2_000),
-    # Up to 1.4 GB of logits and 1.6 GB of soft labels, which is 2 GB on disk, and some minutes.
-    "small": Size(scored=10_000, scored_classes=9_000, distilled=25_000, distilled_classes=2_048, estimated=50_000),
+    # Up to 1.4 GB of logits and 2.4 GB of soft labels, which is 3 GB on disk, and some minutes. The smaller numbers are
+    # such that parts already have their full size.
+    "small": Size(scored=10_000, scored_classes=9_000, distilled=75_000, distilled_classes=1_000, estimated=100_000),
 }
 
 
