@@ -179,9 +179,10 @@ def test_large_pools_are_streamed_by_themselves(
     assert "read in blocks" in caplog.text
 
 
-def test_only_kmeans_of_one_network_can_be_streamed(pictures: Path) -> None:
-    with pytest.raises(ConfigError, match="engine: streaming is for method: kmeans"):
-        tiny_config(pictures, cluster__engine="streaming", cluster__method="per_label")
+@pytest.mark.parametrize("changes", [{"cluster__method": "per_label"}, {"cluster__more_features": ["/another"]}])
+def test_only_features_of_one_network_can_be_streamed(pictures: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="engine: streaming is for the features of one network"):
+        tiny_config(pictures, cluster__engine="streaming", **changes)
 
 
 # ---------------------------------------------------------------------------------------------- mini-batches
