@@ -28,7 +28,8 @@ class TrainingConfig(Section):
 
     epochs: Count
     batch_size: BatchSize
-    """Samples per batch, of all processes together: several divide it among them."""
+    """Samples per batch, of all processes together: several divide it among them. Where the samples do not come out
+    even, all batches of an epoch are a little smaller instead of the last one alone; it is then the largest size."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive
     """Peak learning rate."""
@@ -46,7 +47,8 @@ class TrainingConfig(Section):
     label_smoothing: Annotated[Number, Field(ge=0.0, lt=1.0)] = 0.0
     clip_grad_norm: Positive | None = None
     gradient_accumulation: Count = 1
-    """Batches per optimiser step."""
+    """Batches per optimiser step, each of which counts by its samples. Where an epoch does not come out even, some
+    steps have fewer."""
     channels_last: bool = True
 
     @model_validator(mode="after")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
+import itertools
 import logging
 import math
 import time
@@ -67,24 +69,34 @@ class TrainingData:
             )
         check_batches(self.stage, self.batch_size, num_processes=ranks.count())
 
+    @functools.cached_property
+    def batch_sizes(self) -> list[int]:
+        """Samples of each batch of an epoch, of all processes together.
+
+        Every sample comes once, in as few batches as hold them, which are of one size or differ by one sample. A last
+        batch of what is left over could be of two samples, whose noise would move the weights as far as a whole
+        batch does; to leave it out, as is also usual, would take less than each sample per epoch.
+        """
+        return evenly(len(self.ids), self.batch_size, fewest=FEWEST)
+
     @property
     def num_batches(self) -> int:
-        """Batches per epoch; a last batch of one sample is left out."""
-        whole, rest = divmod(len(self.ids), self.batch_size)
-        return max(1, whole + (rest > 1))
+        """Batches per epoch."""
+        return len(self.batch_sizes)
 
     def epoch(self, number: int, *, first_batch: int) -> Iterator[Batch]:
         """This process' part of the batches of an epoch from `first_batch` on."""
-        rng, num = stream(self.seed, self.stage, "order", number), self.num_batches * self.batch_size
+        rng = stream(self.seed, self.stage, "order", number)
         if self.groups_N is None:
-            rows = rng.permutation(len(self.ids))[:num]
+            rows = rng.permutation(len(self.ids))
             repeats = np.zeros(len(rows), dtype=np.int8)
         else:
             drawn = balanced(self.groups_N, rng)
-            rows = drawn[rng.permutation(len(drawn))[:num]]
+            rows = drawn[rng.permutation(len(drawn))]
             repeats = count_repeats(rows)
-        starts = range(first_batch * self.batch_size, len(rows), self.batch_size)
-        parts = [own_places(start, min(self.batch_size, len(rows) - start)) for start in starts]
+        ends = itertools.accumulate(self.batch_sizes)
+        batches = [*zip(ends, self.batch_sizes, strict=True)][first_batch:]
+        parts = [own_places(end - size, size) for end, size in batches]
         own = np.concatenate([np.arange(part.start, part.stop) for part in parts]) if parts else np.arange(0)
         ids, repeats = self.ids.take(rows[own]), repeats[own]
         # Without repeats, which only balanced epochs have, the names of the draw are those they always were.
@@ -120,6 +132,16 @@ def check_batches(what: str, batch_size: int, *, num_processes: int) -> None:
             "batch normalisation",
             fix="Raise the batch size (of no more samples than there are), or start fewer processes.",
         )
+
+
+def evenly(num: int, most: int, *, fewest: int = 1) -> list[int]:
+    """Sizes of as few parts as `num` things need at `most` in each; they differ by one at most, the larger ones first.
+
+    Where a part would have fewer than `fewest`, there are fewer parts, and these may have more than `most`.
+    """
+    count = max(1, min(-(-num // most), num // fewest))
+    each, rest = divmod(num, count)
+    return [each + (place < rest) for place in range(count)]
 
 
 def own_places(start: int, num: int) -> range:
@@ -195,24 +217,28 @@ def train(
     num_steps = config.epochs * data.num_batches
     bar = progress_bar(total=num_steps, initial=progress.step, desc=data.stage, unit="batch")
     clock = _Clock(runtime.checkpoint_minutes, progress.step)
+    # Batches of one update are about equally many, too, and never those of two epochs.
+    updates = [*itertools.accumulate(evenly(data.num_batches, config.gradient_accumulation))]
     prepared.train()
     freeze(accelerator.unwrap_model(prepared), part_lrs or {})
     with contextlib.closing(log), bar, interrupts.graceful():
         while progress.epoch < config.epochs:
+            window = _Window(0)
             for batch in on_device(data.epoch(progress.epoch, first_batch=progress.batch), accelerator.device):
                 epoch = progress.epoch + progress.batch / data.num_batches
                 lr = learning_rate(config, epoch=epoch, step_epochs=1 / data.num_batches)
                 set_learning_rate(optimizer, lr)
+                if window.is_complete:
+                    window = _Window(updates[bisect.bisect(updates, progress.batch)] - progress.batch)
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
-                last = progress.batch % config.gradient_accumulation == 0 or progress.batch == data.num_batches
-                totals = _step(prepared, optimizer, batch, data, config, accelerator, update=last, progress=progress)
+                totals = _step(prepared, optimizer, batch, data, config, accelerator, window=window, progress=progress)
                 for name in _SUMS:
                     progress.sums[name] = progress.sums.get(name, 0.0) + totals[name]
                 bar.update()
                 if totals["examples"] and progress.step % runtime.log_every_steps == 0:
                     means = {name: totals[name] / totals["examples"] for name in _MEANS}
                     log.log(step=progress.step, event="step", epoch=epoch, lr=lr, **means)
-                if last:
+                if window.is_complete:
                     _save_if_asked(accelerator, folder, progress, clock, data.loader.ledger)
             data.loader.ledger.join()
             _end_epoch(progress, data, log, clock, num_steps)
@@ -241,6 +267,34 @@ def _save_if_asked(
         interrupts.stop()
 
 
+@dataclass
+class _Window:
+    """The batches of one update, whose gradient is that of the mean over all of their examples."""
+
+    num_batches: int
+    """That there will be."""
+    num_done: int = 0
+    mass: float = 0.0
+    """Of the examples so far, of all processes together."""
+    first_mass: float = 0.0
+    """Of the first batch that had any."""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_done == self.num_batches
+
+    def add(self, mass: float) -> float:
+        """How much a batch of this mass counts; right when all are like the first, and corrected in the end."""
+        self.num_done, self.mass = self.num_done + 1, self.mass + mass
+        self.first_mass = self.first_mass or mass
+        return mass / self.first_mass if mass else 0.0
+
+    @property
+    def correction(self) -> float:
+        """What the sum of all gradients, each divided by `num_batches`, lacks: 1 for batches of equal mass."""
+        return self.num_batches * self.first_mass / self.mass
+
+
 _MEANS = ("loss", "accuracy")
 _SUMS = ("examples", *_MEANS)
 
@@ -253,21 +307,27 @@ def _step(
     config: TrainingConfig,
     accelerator: Accelerator,
     *,
-    update: bool,
+    window: _Window,
     progress: Progress,
 ) -> dict[str, float]:
-    """Forward, backward and, if `update`, one optimiser step; gives sums over the examples of all processes."""
+    """Forward, backward and, after the window's last batch, one optimiser step.
+
+    Returns:
+        Sums over the examples of all processes.
+    """
     # Gradients of all but the last of the accumulated batches stay on their rank.
-    with contextlib.nullcontext() if update else accelerator.no_sync(network):
+    is_last = window.num_done + 1 == window.num_batches
+    with contextlib.nullcontext() if is_last else accelerator.no_sync(network):
         loss, mass, sums = _forward(network, batch, data, config, accelerator)
         [total_mass] = ranks.summed([mass])
+        weight = window.add(total_mass)
         if loss is not None:
             # What is averaged over processes is a mean over examples, of which these may have unequally many.
             share = ranks.count() * mass / total_mass if total_mass else 0.0
-            accelerator.backward(loss * share / config.gradient_accumulation)
+            accelerator.backward(loss * (share * weight) / window.num_batches)
     # Even when this batch gave nothing: gradients of those before it must not leak into the next update.
-    update = update and any(p.grad is not None for p in network.parameters())
-    norm = _gradient_norm(network, config, accelerator) if update else torch.zeros(())
+    update = is_last and window.mass > 0
+    norm = _gradient_norm(network, config, accelerator, scale=window.correction) if update else torch.zeros(())
     # The one time in a step that a GPU is waited for.
     *own, norm_now = torch.stack([*sums, norm.to(sums.device, sums.dtype)]).tolist()
     totals = ranks.summed(own)
@@ -278,6 +338,7 @@ def _step(
         raise _not_finite("gradient norm", norm_now, data.stage, progress)
     if update:
         optimizer.step()
+    if is_last:
         optimizer.zero_grad()
     return dict(zip(_SUMS, map(float, totals), strict=True))
 
@@ -303,8 +364,9 @@ def _forward(
     else:
         logits = _outputs(network, examples, data, config, accelerator)
         loss, right = loss_of(logits, examples, **how), num_right(logits, examples.target)
-    # Only several processes compare their masses: one alone need not wait for the sum.
-    mass = float(count if examples.weights is None or ranks.count() == 1 else examples.weights.sum())
+    # Only several processes, or several batches of an update, compare their masses: else none waits for the sum.
+    is_compared = ranks.count() > 1 or config.gradient_accumulation > 1
+    mass = float(examples.weights.sum() if examples.weights is not None and is_compared else count)
     total = loss.detach().double() * count
     sums = torch.stack([torch.full_like(total, count), total, right.double()])
     return loss, mass, sums
@@ -338,8 +400,14 @@ def _outputs(
         return network(inputs, **options)
 
 
-def _gradient_norm(network: nn.Module, config: TrainingConfig, accelerator: Accelerator) -> torch.Tensor:
-    """Of all gradients together; they are clipped where that is asked for."""
+def _gradient_norm(
+    network: nn.Module, config: TrainingConfig, accelerator: Accelerator, *, scale: float
+) -> torch.Tensor:
+    """Of all gradients together, once they are scaled; they are clipped where that is asked for."""
+    if scale != 1:
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
     if config.clip_grad_norm is not None:
         norm: torch.Tensor = accelerator.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
         return norm

@@ -24,16 +24,28 @@ def _losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation": 2}, {"clip_grad_norm": 0.05}])
 def test_the_loss_curve_is_that_of_one_process(team: Team, tmp_path: Path, size: int, options: dict) -> None:
-    # 30 samples in batches of 9: the last one of 3 is not enough for two ranks. One sample cannot be read.
+    # 30 samples in batches of 10, of which three ranks have unequal parts. One sample cannot be read. Of two
+    # accumulated batches an epoch has one and a half.
     data = write_pictures(tmp_path / "pictures", train=10)
     (data / "train" / "class1" / "003.png").write_bytes(b"not a picture")
     values = tiny_values(data, data__skip_budget=0.1)
-    values["pretrain"]["training"] |= {"epochs": 3, "batch_size": 9, **options}
+    _compare(team, tmp_path, values, size=size, steps=9, batch_size=10, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation": 3}])
+def test_a_rank_without_a_share_of_a_batch_takes_part(team: Team, tmp_path: Path, options: dict) -> None:
+    # 30 samples in six batches of 4 and two of 3, which are not enough for two ranks.
+    values = tiny_values(write_pictures(tmp_path / "pictures", train=10))
+    _compare(team, tmp_path, values, size=2, steps=24, batch_size=4, **options)
+
+
+def _compare(team: Team, tmp_path: Path, values: dict, *, size: int, steps: int, **options: float) -> None:
+    values["pretrain"]["training"] |= {"epochs": 3, **options}
     (tmp_path / "config.json").write_text(json.dumps(values))
     plain_training(str(tmp_path / "config.json"), str(tmp_path / "one"))
     assert team.run("plain_training", tmp_path / "config.json", tmp_path / "many", size=size) == [0] * size
     expected = _losses(tmp_path / "one")
-    assert len(expected) == 12
+    assert len(expected) == steps
     np.testing.assert_allclose(_losses(tmp_path / "many"), expected, rtol=1e-4)
     weights = load_file(tmp_path / "one" / "weights0.safetensors")
     for rank in range(size):

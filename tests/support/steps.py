@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -26,7 +27,8 @@ from cfvid.sections.stages import RuntimeConfig
 from cfvid.sections.training import TrainingConfig
 from cfvid.training.device import memory_format
 from cfvid.training.loop import TrainingData, train
-from cfvid.training.targets import Targets
+from cfvid.training.objective import Objective
+from cfvid.training.targets import PseudoTargets
 
 BATCHES = (2, 3, 13, 64)
 SHAPES = {2: (3, 16, 16), 3: (3, 4, 8, 8)}
@@ -60,13 +62,13 @@ class Noise:
         return views.float() / 128 - 1
 
 
-def train_on_noise(network: nn.Module, folder: Path, *, dims: int, num: int, **config: Any) -> nn.Module:
-    """A whole training over `num` samples of two classes, on the CPU."""
-    noise, ids = Noise(dims), [f"s{i:03d}" for i in range(num)]
-    targets = Targets(["a", "b"], {sample_id: ["ab"[i % 2]] for i, sample_id in enumerate(ids)})
-    shared: Any = SimpleNamespace(loader=noise, modality=noise, objective=targets)
-    training = TrainingConfig.model_validate({"epochs": 1, "batch_size": num, "lr": 0.01} | config)
-    data = TrainingData(**vars(shared), ids=SampleIds(ids), seed=0, stage="noise", batch_size=training.batch_size)
+def train_on_noise(
+    network: nn.Module, folder: Path, *, noise: Noise, objective: Objective, ids: SampleIds, **config: Any
+) -> nn.Module:
+    """A whole training, on the CPU."""
+    shared: Any = SimpleNamespace(loader=noise, modality=noise, objective=objective)
+    training = TrainingConfig.model_validate({"epochs": 1, "batch_size": len(ids), "lr": 0.01} | config)
+    data = TrainingData(**vars(shared), ids=ids, seed=0, stage="noise", batch_size=training.batch_size)
     accelerator = Accelerator(cpu=True)
     return train(network, data, config=training, folder=folder, accelerator=accelerator, runtime=RuntimeConfig())
 
@@ -82,8 +84,10 @@ def _steps(network: nn.Module, *, dims: int, batch: int, times: int) -> None:
 
 
 def _whole_training(network: nn.Module, *, dims: int, batch: int, times: int) -> None:
+    ids = SampleIds([f"s{i:03d}" for i in range(batch)])
+    targets = PseudoTargets(ids, np.arange(batch) % 2)
     with tempfile.TemporaryDirectory() as folder:
-        train_on_noise(network, Path(folder), dims=dims, num=batch, epochs=times)
+        train_on_noise(network, Path(folder), noise=Noise(dims), objective=targets, ids=ids, epochs=times)
 
 
 def _in_child(work: Callable[[], None], *, threads: int) -> int:
