@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     # The same configuration gives the same numbers: no algorithm choice by timing.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    _compute_as_said()
     return accelerator
 
 
@@ -71,6 +73,20 @@ def _connecting() -> Iterator[None]:
             why=str(error).strip().partition("\n")[0],
             fix="See whether all of them were started, with the same MASTER_ADDR and MASTER_PORT.",
         ) from error
+
+
+def _compute_as_said() -> None:
+    """What is in single precision is computed in single precision, whatever torch's defaults are and the process set.
+
+    Convolutions on a GPU would otherwise be computed with ten bits after the point (TF32). Where these suffice, bf16
+    is faster still.
+    """
+    backends: Any = torch.backends
+    # The old switch alone yields to a new one for all; without it, torch refuses to tell what is on.
+    backends.cudnn.allow_tf32 = False
+    for operations in (backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.conv):
+        operations.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
 
 
 def _precision(config: RunConfig, on_cpu: bool) -> tuple[str, str]:
