@@ -22,6 +22,7 @@ from torch import nn
 
 from cfvid.data.loader import Batch
 from cfvid.data.sample_ids import SampleIds
+from cfvid.data.skips import SkipLedger
 from cfvid.models.zoo import ARCHITECTURES, build_network
 from cfvid.sections.stages import RuntimeConfig
 from cfvid.sections.training import TrainingConfig
@@ -45,6 +46,7 @@ class Noise:
 
     def __init__(self, dims: int) -> None:
         self.network_dims = dims
+        self.ledger = SkipLedger(num_samples=max(BATCHES), budget=0.0, stage="noise")
 
     def batches(self, ids: Sequence[str], *, seeds: Sequence[int], sizes: Sequence[int], **_: Any) -> Iterator[Batch]:
         """One batch of noise after the other, uint8 (N, 1, C, ...)."""
