@@ -183,7 +183,7 @@ def test_a_decoder_that_gives_wrong_pictures(monkeypatch: pytest.MonkeyPatch) ->
         def __init__(self, _opened: Opener) -> None:
             self.times_s = np.arange(30) / 15
 
-        def read(self, indices: range) -> np.ndarray:
+        def read(self, indices: range, _change: object) -> np.ndarray:
             return np.full((len(indices), 32, 32, 3), 128, dtype=np.uint8)
 
         def close(self) -> None:
