@@ -31,6 +31,7 @@ from cfvid.stages.evaluations import Target, read_target
 from cfvid.stages.pool import WITH_K, engine_name, expected_labels, pool_ids, store_dims
 from cfvid.stages.pretrain import make_task
 from cfvid.stages.protocols import FROZEN, TRAINED
+from cfvid.tasks.statistics import samples_for_statistics
 from cfvid.training.objective import Objective
 from cfvid.training.targets import PseudoTargets, Repeated, Targets
 
@@ -79,6 +80,9 @@ def _pretrain(run: Run) -> Work:
         kind = ("held-out", *trained.kind)
         objective = trained.objective if asks else None
         passes.append(Pass(looks, trained.build, config.extract.batch_size, kind, objective=objective))
+    if task.learns_from_pieces:
+        looks = Looks(samples_for_statistics(task.samples, seed=config.seed), run.modality, "extract")
+        passes.append(_features_pass(run, config.pretrain.arch, looks, (None,)))
     return Work(
         "pretrain",
         _trained_text(trained),

@@ -5,7 +5,7 @@ RUN/pretrain/
   labels.parquet       sample_id, labels, noisy_labels, flipped   (when trained on labels)
   import.json          of a foreign file: what was recognised, which network of the file was taken and which others
                        it has, which keys were used, whether it was ever trained, the numeric self-test
-  metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl
+  metrics.jsonl, tensorboard/, skips.jsonl, held_out_skips.jsonl, statistics_skips.jsonl
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from cfvid.models.hub import is_on_hub, locate
 from cfvid.models.known_sources import input_differences
 from cfvid.models.matching import never_trained
 from cfvid.models.weights import WEIGHTS_NAME, is_network, load_network, network_config
-from cfvid.models.zoo import build_network
+from cfvid.models.zoo import Network, build_network
 from cfvid.stages.context import Run, cache_folder
 from cfvid.stages.fit import complete, fit
 from cfvid.tasks import TASKS
 from cfvid.tasks.base import Task
 from cfvid.tasks.labels import read_noisy_labels as read_noisy_labels
 from cfvid.tasks.measure import Device
+from cfvid.tasks.statistics import samples_for_statistics, take_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,13 @@ def _inputs(run: Run) -> dict[str, Any]:
         if config.pretrain.weights_prefix is not None:
             chosen["weights_prefix"] = config.pretrain.weights_prefix
         return {**config.plain("modality", "seed"), "pretrain": chosen, "input": run.input_for("train")}
+    # Named where it matters, so that other tasks' networks are those they were before there was such a step.
+    pieces = {"statistics": "of whole samples"} if TASKS[config.pretrain.task].learns_from_pieces else {}
     return {
         **config.plain("modality", "seed"),
         "pretrain": recorded_settings(config),
         **run.arithmetic,
+        **pieces,
         "input": run.looking(config.pretrain_input.model_dump()).input_for("train", "extract"),
         "manifest": run.identify(run.manifest("pretrain")),
     }
@@ -120,9 +124,11 @@ def _train(run: Run, folder: Path, inputs: dict[str, Any]) -> None:
         stage=KIND,
         seed=config.seed,
     )
+    measured = _held_out_accuracy(looking, task, trained, folder / "held_out_skips.jsonl")
     facts = {
         "task": config.pretrain.task,
-        **_held_out_accuracy(looking, task, trained, folder / "held_out_skips.jsonl"),
+        **measured,
+        **(_whole_statistics(run, task, network, folder / "statistics_skips.jsonl") if task.learns_from_pieces else {}),
         "chance": task.chance,
         "num_samples": len(task.samples),
         "num_left_out": len(run.manifest("pretrain").split("train")) - len(task.samples),
@@ -171,6 +177,22 @@ def _held_out_accuracy(run: Run, task: Task, network: nn.Module, ledger_path: Pa
         task.chance,
     )
     return {"held_out_accuracy": found.accuracy, "num_held_out": found.num_samples}
+
+
+def _whole_statistics(run: Run, task: Task, network: Network, ledger_path: Path) -> dict[str, Any]:
+    """Give N_pre the statistics of whole samples, which its features will be taken of; the main process' work."""
+    samples = samples_for_statistics(task.samples, seed=run.config.seed)
+    device, num = Device(run.modality, run.accelerator, batch_size=run.config.extract.batch_size), 0
+    with ranks.alone() as is_main:
+        if is_main:
+            with run.loader(samples, stage="pretrain, statistics", ledger_path=ledger_path) as loader:
+                num = take_statistics(network.trunk, loader, device, seed=run.config.seed)
+            logger.info(
+                "pretrain: N_pre has learnt from pieces of samples; its batch normalisation has the statistics of %d "
+                "whole ones, which features are taken of",
+                num,
+            )
+    return {"num_statistics": num}
 
 
 # ---------------------------------------------------------------------------------------------- brought along

@@ -30,6 +30,8 @@ class Task(Protocol):
     dims: ClassVar[frozenset[int]]
     """It is for networks of these dimensions: 2 (pictures), 3 (clips)."""
     needs_labels: ClassVar[bool]
+    learns_from_pieces: ClassVar[bool]
+    """Whether inputs are unlike whole samples, so that the statistics of normalisation are to be taken anew."""
 
     samples: Manifest
     """What is trained on; a task may leave some out."""

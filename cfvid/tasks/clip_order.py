@@ -61,6 +61,7 @@ class ClipOrder:
 
     dims: ClassVar[frozenset[int]] = frozenset({3})
     needs_labels: ClassVar[bool] = False
+    learns_from_pieces: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, *, samples: Manifest, held_out: Manifest) -> None:
         self._arch, self._seed = config.pretrain.arch, config.seed

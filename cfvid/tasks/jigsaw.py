@@ -89,6 +89,7 @@ class Jigsaw:
 
     dims: ClassVar[frozenset[int]] = frozenset({2})
     needs_labels: ClassVar[bool] = False
+    learns_from_pieces: ClassVar[bool] = True
 
     def __init__(self, config: RunConfig, *, samples: Manifest, held_out: Manifest) -> None:
         self._arch, self._seed = config.pretrain.arch, config.seed

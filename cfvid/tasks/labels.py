@@ -49,6 +49,7 @@ class Labels:
 
     dims: ClassVar[frozenset[int]] = frozenset({2, 3})
     needs_labels: ClassVar[bool] = True
+    learns_from_pieces: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, *, samples: Manifest, held_out: Manifest) -> None:
         self._config = config

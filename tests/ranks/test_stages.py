@@ -102,6 +102,7 @@ def test_tasks_without_labels(team: Team, config: Path, tmp_path: Path, name: st
     assert team.run("stages", tmp_path / "config.json", tmp_path / "run", ["pretrain"], size=2) == [0, 0]
     facts = Record.read(tmp_path / "run" / "pretrain", kind="pretrain").facts
     assert facts["num_held_out"] == 15
+    assert facts.get("num_statistics") == {"rotation": None, "jigsaw": 26}[name]
 
 
 # ---------------------------------------------------------------------------------------------- faults
