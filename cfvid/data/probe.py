@@ -69,7 +69,7 @@ def _video(decoder: str, request: Request) -> dict[str, Any]:
         shown = segment(reader.times_s, request.start_s, request.end_s)
         num_frames, size = _decode_all(reader, shown)
         shown = shown[:num_frames]
-        greys = reader.read([int(shown[int(share * num_frames)]) for share in _MOMENTS], _grey)
+        greys = reader.read([int(shown[int(share * num_frames)]) for share in _MOMENTS], _greys)
         seconds = seconds_of(reader.times_s[shown])
         return {
             "width": size[1],
@@ -93,7 +93,7 @@ def _decode_all(reader: VideoReader, shown: np.ndarray) -> tuple[int, tuple[int,
         for start in range(0, len(shown), _FRAMES_AT_ONCE):
             part = shown[start : start + _FRAMES_AT_ONCE]
             try:
-                reader.read(part.tolist(), lambda frame: frame[:1, :1])
+                reader.read(part.tolist(), lambda frames: frames[:, :1, :1].copy())
             except TruncatedVideo as error:
                 done += int((part < error.num_decodable).sum())
                 raise
@@ -113,6 +113,10 @@ def perceptual_hash(picture_HWC: np.ndarray) -> int | None:
 def _grey(picture_HWC: np.ndarray) -> np.ndarray:
     """uint8, (32, 32): what a hash is made of."""
     return np.asarray(Image.fromarray(picture_HWC).convert("L").resize((32, 32), Image.Resampling.LANCZOS))
+
+
+def _greys(pictures_NHWC: np.ndarray) -> np.ndarray:
+    return np.stack([_grey(picture) for picture in pictures_NHWC])
 
 
 def _hash_of(grey: np.ndarray) -> int | None:

@@ -71,7 +71,7 @@ class _SmallReader:
         self._entry = None
         if self._reader is None:
             self._reader = self._opened()
-        return self._reader.read(indices, lambda frame: change(self._small(frame)))
+        return self._reader.read(indices, lambda frames: change(self._small(frames)))
 
     def _kept(self, indices: Sequence[int], change: Change) -> np.ndarray | None:
         """From the entry; None where there is none, or a frame of it is damaged."""
@@ -83,15 +83,14 @@ class _SmallReader:
             several = self._entry.read(part.tolist())
             if several is None:
                 return None
-            for frame in several:
-                frames.add(frame)
+            frames.add_all(several)
         return frames.at(places)
 
-    def _small(self, frame_HWC: np.ndarray) -> np.ndarray:
+    def _small(self, frames_NHWC: np.ndarray) -> np.ndarray:
         """Smaller ones stay as they are."""
-        if min(frame_HWC.shape[:2]) <= self._short_side:
-            return np.ascontiguousarray(frame_HWC)
-        return transforms.with_short_side(frame_HWC, self._short_side)
+        if min(frames_NHWC.shape[1:3]) <= self._short_side:
+            return np.ascontiguousarray(frames_NHWC)
+        return np.ascontiguousarray(transforms.with_short_side(frames_NHWC, self._short_side))
 
     @property
     def is_of_one_size(self) -> bool:
@@ -128,10 +127,10 @@ class _SmallReader:
         start, at_once, done = time.monotonic(), 1, 0
         raw_bytes = 0
 
-        def small(frame: np.ndarray) -> np.ndarray:
+        def small(raw: np.ndarray) -> np.ndarray:
             nonlocal raw_bytes
-            raw_bytes = frame.nbytes
-            return self._small(frame)
+            raw_bytes = raw[0].nbytes
+            return self._small(raw)
 
         while done < len(frames):
             block = reader.read(frames[done : done + at_once].tolist(), small)

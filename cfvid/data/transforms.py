@@ -34,17 +34,17 @@ def squeeze(frames_TCHW: torch.Tensor, size: int) -> torch.Tensor:
     return F.resize(frames_TCHW, [size, size], antialias=True)
 
 
-def squeezed(frame_HWC: np.ndarray, size: int) -> np.ndarray:
-    """One frame scaled to `size` x `size`, whatever its aspect ratio: uint8, (H, W, C) -> (size, size, C)."""
-    return squeeze(to_tensor(frame_HWC[None]), size)[0].permute(1, 2, 0).numpy()
+def squeezed(frames_THWC: np.ndarray, size: int) -> np.ndarray:
+    """Frames scaled to `size` x `size`, whatever their aspect ratio: uint8, (T, H, W, C) -> (T, size, size, C)."""
+    return squeeze(to_tensor(frames_THWC), size).permute(0, 2, 3, 1).numpy()
 
 
-def with_short_side(frame_HWC: np.ndarray, size: int) -> np.ndarray:
-    """One frame scaled so that its shorter side has `size` pixels: uint8, (H, W, C) -> (h, w, C).
+def with_short_side(frames_THWC: np.ndarray, size: int) -> np.ndarray:
+    """Frames scaled so that their shorter side has `size` pixels: uint8, (T, H, W, C) -> (T, h, w, C).
 
-    The same bytes as when it is scaled together with others.
+    Each has the same bytes, whatever others it is scaled together with.
     """
-    return resize_short_side(to_tensor(frame_HWC[None]), size)[0].permute(1, 2, 0).numpy()
+    return resize_short_side(to_tensor(frames_THWC), size).permute(0, 2, 3, 1).numpy()
 
 
 def random_resized_crop(

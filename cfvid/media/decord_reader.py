@@ -67,15 +67,14 @@ class DecordReader:
         check_size(self._width, self._height)
         frames = Frames(len(wanted), change)
         for part in in_parts(wanted, frame_bytes=3 * self._width * self._height):
-            for frame in self._reader.get_batch(part.tolist()).asnumpy():
-                frames.add(self._shown(frame))
+            frames.add_all(self._shown(self._reader.get_batch(part.tolist()).asnumpy()))
         return frames.at(places)
 
-    def _shown(self, frame_HWC: np.ndarray) -> np.ndarray:
-        is_turned = frame_HWC.shape[:2] == (self._width, self._height)
+    def _shown(self, frames_NHWC: np.ndarray) -> np.ndarray:
+        is_turned = frames_NHWC.shape[1:3] == (self._width, self._height)
         if self.facts.orientation.exchanged and not is_turned:
             raise UnreadableSample(f"decord does not see that pictures are {self.facts.orientation.name}")
-        return self._mirror.upright(frame_HWC)
+        return frames_NHWC if self._mirror == AS_STORED else np.stack([*map(self._mirror.upright, frames_NHWC)])
 
     def close(self) -> None:
         del self._reader

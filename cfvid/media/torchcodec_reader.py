@@ -99,8 +99,7 @@ class TorchCodecReader:
         try:
             frames = Frames(len(wanted), change)
             for part in in_parts(wanted, frame_bytes=3 * width * height):
-                for frame in self._frames(self._decoder, part):
-                    frames.add(frame)
+                frames.add_all(self._frames(self._decoder, part))
         except Exception:  # it raises more kinds than it documents
             frames = self._in_order(wanted, Frames(len(wanted), change))
         return frames.at(places)

@@ -15,15 +15,18 @@ MAX_FRAME_PIXELS = 64_000_000
 MAX_CLIP_BYTES = 2_000_000_000
 """Frames asked for at once may take this much memory, changed as they were asked for."""
 _RAW_BYTES = 32 * 2**20
-"""Frames that a decoder gives several at a time are held in this much memory, and at least one of them."""
+"""Frames as they were decoded are held in this much memory, and at least one of them."""
 
 Change = Callable[[np.ndarray], np.ndarray]
-"""What is made of each frame as it leaves the decoder: uint8, (H, W, 3) -> uint8, such as a smaller picture."""
+"""What is made of frames as they leave the decoder: uint8, (n, H, W, 3) -> uint8, (n, ...), such as smaller pictures.
+
+Each must become the same among whatever others.
+"""
 
 
-def unchanged(frame_HWC: np.ndarray) -> np.ndarray:
-    """The frame as it was decoded."""
-    return frame_HWC
+def unchanged(frames_NHWC: np.ndarray) -> np.ndarray:
+    """The frames as they were decoded."""
+    return frames_NHWC
 
 
 class TruncatedVideo(Exception):
@@ -48,8 +51,8 @@ class VideoReader(Protocol):
     def read(self, indices: Sequence[int], change: Change = unchanged) -> np.ndarray:
         """Frames by index into `times_s`, in the order given (repeats allowed): uint8, (n, H, W, 3), RGB.
 
-        With a `change`, what it makes of each: a frame is changed before the next ones are decoded, so that large
-        frames are never held together.
+        With a `change`, what it makes of each: large frames are changed before the next ones are decoded, and never
+        held together.
 
         Raises:
             TruncatedVideo: when a frame is claimed but does not decode.
@@ -84,22 +87,23 @@ class VideoFile(VideoReader, Protocol):
 
 
 class Frames:
-    """Frames as they leave the decoder: each is changed and the rest of it forgotten.
+    """Frames as they leave the decoder: a few at a time are changed, and the rest of them forgotten.
 
     Args:
         num_frames: how many are wanted.
-        change: what is made of each frame.
+        change: what is made of them.
     """
 
     def __init__(self, num_frames: int, change: Change) -> None:
         self._num_frames, self._change = num_frames, change
-        self._raw_shape: tuple[int, ...] | None = None
-        self._kept = np.empty(0, np.uint8)
-        self._num_kept = 0
+        self._raw: list[np.ndarray] = []
+        self._raw_shape: tuple[int, ...] = ()
+        self._changed = np.empty(0, np.uint8)
+        self._num_changed = 0
         self.is_of_one_size = True
 
     def __len__(self) -> int:
-        return self._num_kept
+        return self._num_changed + len(self._raw)
 
     def add(self, frame_HWC: np.ndarray) -> None:
         """Take one more; one of another size is first scaled to that of the first one.
@@ -111,21 +115,38 @@ class Frames:
         if frame_HWC.shape != self._raw_shape:
             self.is_of_one_size = False
             frame_HWC = _resized(frame_HWC, width=self._raw_shape[1], height=self._raw_shape[0])
-        frame = self._change(frame_HWC)
-        if self._num_kept == 0:
-            if frame.nbytes * self._num_frames > MAX_CLIP_BYTES:
-                size = "x".join(map(str, frame.shape[1::-1]))
-                raise UnreadableSample(f"{self._num_frames} frames of {size} exceed the memory limit")
-            # All at once: small arrays that stay would lie between large ones that go, and keep their memory in pieces.
-            self._kept = np.empty((self._num_frames, *frame.shape), np.uint8)
-        self._kept[self._num_kept] = frame
-        self._num_kept += 1
+        self._raw.append(frame_HWC)
+        if (len(self._raw) + 1) * frame_HWC.nbytes > _RAW_BYTES:
+            self._change_raw()
+
+    def add_all(self, frames_NHWC: np.ndarray) -> None:
+        """Take several of one size, as many as `in_parts` gives; raises as `add`."""
+        self._keep(self._change(frames_NHWC))
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """The frames at these places, in the order in which they were taken: (n, ...)."""
-        if np.array_equal(places, np.arange(self._num_frames)):
-            return self._kept
-        return self._kept[places]
+        self._change_raw()
+        is_in_order = np.array_equal(places, np.arange(self._num_frames))
+        return self._changed if is_in_order else self._changed[places]
+
+    def _change_raw(self) -> None:
+        if self._raw:
+            raw = self._raw[0][None] if len(self._raw) == 1 else np.stack(self._raw)
+            self._raw.clear()
+            self._keep(self._change(raw))
+
+    def _keep(self, frames: np.ndarray) -> None:
+        if self._num_changed == 0:
+            if frames[0].nbytes * self._num_frames > MAX_CLIP_BYTES:
+                size = "x".join(map(str, frames.shape[2:0:-1]))
+                raise UnreadableSample(f"{self._num_frames} frames of {size} exceed the memory limit")
+            if len(frames) == self._num_frames:
+                self._changed, self._num_changed = frames, len(frames)
+                return
+            # All at once: small arrays that stay would lie between large ones that go, and keep their memory in pieces.
+            self._changed = np.empty((self._num_frames, *frames.shape[1:]), np.uint8)
+        self._changed[self._num_changed : self._num_changed + len(frames)] = frames
+        self._num_changed += len(frames)
 
 
 def _resized(frame_HWC: np.ndarray, *, width: int, height: int) -> np.ndarray:

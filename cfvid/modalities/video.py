@@ -111,7 +111,7 @@ class VideoModality:
             reader,
             request,
             lambda t: [clip_sampling.random_start(seconds_of(t), options.clip_seconds, rng)],
-            lambda frame: transforms.with_short_side(frame, size_drawn(copy.deepcopy(rng))),
+            lambda frames: transforms.with_short_side(frames, size_drawn(copy.deepcopy(rng))),
         )[0]
         size_drawn(rng)
         frames_TCHW = transforms.to_tensor(clip)
