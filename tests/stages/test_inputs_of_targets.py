@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.media import write_video
 from support.tiny import SIDE, configure, tiny_config, tiny_values, write_pictures
 
 from cfvid.artifacts import Record
@@ -19,6 +20,7 @@ from cfvid.errors import ConfigError
 from cfvid.experiments.cells import expand
 from cfvid.experiments.spec import read_experiment
 from cfvid.loading import shipped_files
+from cfvid.modalities.frame import FrameInput, FrameModality
 from cfvid.modalities.image import ImageInput, ImageModality
 from cfvid.pipeline import run_stages
 from cfvid.preflight import check
@@ -84,6 +86,18 @@ def test_the_whole_picture_is_squeezed_without_a_crop(tmp_path: Path) -> None:
         assert whole[0, 0, 8, 0] > 200
         assert whole[0, 1, 8, 15] > 200
         assert crop.max() == 0
+
+
+def test_frames_of_a_video_can_be_looked_at_whole(tmp_path: Path) -> None:
+    """As pictures: nothing of a wide frame is cut off."""
+    pixels = np.zeros((32, 128, 3), dtype=np.uint8)
+    pixels[:, :32, 0] = pixels[:, 96:, 1] = 255
+    path = write_video(tmp_path / "wide.mp4", [pixels] * 8, size=(128, 32))
+    options = FrameInput(crop_size=16, resize=16, eval_shape="whole", score_frames=2)
+    views = FrameModality(options).load(Request("wide", str(path), None, None, "score", 0), "pyav")
+    assert views.shape == (2, 3, 16, 16)
+    assert (views[:, 0, 8, 0] > 200).all()
+    assert (views[:, 1, 8, 15] > 200).all()
 
 
 def test_a_card_that_forbids_mirroring_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
