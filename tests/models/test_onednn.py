@@ -31,6 +31,7 @@ def failed(*names: str) -> dict[str, int]:
     return {case: code for case, code in codes.items() if code}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_small_architectures_make_steps() -> None:
     """Point 9: channels-last, a strided 1x1 convolution of 8 channels (resnet10_mini), batches of 2, 3, 13 and 64."""
@@ -44,6 +45,7 @@ def test_large_architectures_make_steps() -> None:
     assert failed(*(name for name in ARCHITECTURES if name not in QUICK)) == {}
 
 
+@pytest.mark.slow
 def test_a_network_of_a_users_own_makes_steps() -> None:
     """Point 9: whatever is given to the training loop; strides may differ by dimension."""
     assert failed() == {}

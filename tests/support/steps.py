@@ -32,6 +32,9 @@ from cfvid.training.objective import Objective
 from cfvid.training.targets import PseudoTargets
 
 BATCHES = (2, 3, 13, 64)
+THREADS = (1, 2)[: os.cpu_count()]
+"""No more than there are cores: oneDNN's threads wait for one another while they spin, and a thread that waits for a
+core would keep them for minutes."""
 SHAPES = {2: (3, 16, 16), 3: (3, 4, 8, 8)}
 """Of a sample, by dimensions."""
 NARROW = {
@@ -114,7 +117,7 @@ def _shipped(names: Sequence[str]) -> dict[str, int]:
         network, dims = build_network(name, num_classes=2, seed=0), ARCHITECTURES[name].dims
         widths = [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
         is_narrow = min(widths) < 16
-        for threads in (1, 2, 3, 4) if is_narrow else (2,):
+        for threads in THREADS if is_narrow else THREADS[-1:]:
             for batch in BATCHES:
                 work = functools.partial(_steps, network, dims=dims, batch=batch, times=4 if is_narrow else 1)
                 codes[f"{name}, batch {batch}, {threads} threads"] = _in_child(work, threads=threads)
@@ -126,7 +129,7 @@ def _users_own() -> dict[str, int]:
     for dims, build in NARROW.items():
         for batch in BATCHES:
             work = functools.partial(_whole_training, build(), dims=dims, batch=batch, times=4)
-            codes[f"{dims}D, batch {batch}"] = _in_child(work, threads=3)
+            codes[f"{dims}D, batch {batch}"] = _in_child(work, threads=THREADS[-1])
     return codes
 
 
