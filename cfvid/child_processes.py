@@ -14,8 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 _PREFIX = "cfvid-"
-"""Of the names of our processes, by which they are known here: those that the user's own program starts stay as they
-are."""
+"""The names of our own processes begin with this. Processes that the user's own program starts are left alone."""
 
 
 def new_process(method: str, name: str, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool) -> Any:

@@ -247,7 +247,7 @@ class FeatureStore:
         return result
 
     def part(self, rows: slice, columns: slice = slice(None)) -> np.ndarray:
-        """As `take`, of rows that follow one another in `ids`."""
+        """Give what `take` gives, for rows that follow one another in `ids`."""
         first, end, _ = rows.indices(len(self))
         result = np.empty((end - first, *self.shape[:-1], self._width(columns)), dtype=np.float32)
         for shard, (start, stop) in enumerate(pairwise(self._starts.tolist())):
@@ -257,7 +257,7 @@ class FeatureStore:
         return result
 
     def blocks(self, columns: slice = slice(None), *, values: int = 1) -> Iterator[np.ndarray]:
-        """As `part`, of all samples, some at a time.
+        """Give what `part` gives for all samples, some at a time.
 
         Args:
             columns: of the features; all by default.

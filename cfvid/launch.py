@@ -23,7 +23,7 @@ _MORE_OF_TORCHRUN = ("LOCAL_WORLD_SIZE",)
 _FOREIGN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 """How variables begin by which Accelerate would choose a device, a precision, a launcher or a library of its own."""
 _PATIENCE_S = 20.0
-"""For a main process' name to be known to the network: it may have begun a moment ago."""
+"""How long the name of the main process' machine may be unknown: that machine may have started a moment ago."""
 
 
 def num_processes() -> int:

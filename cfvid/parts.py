@@ -1,19 +1,32 @@
-"""Long arrays in parts, so that what is made of each row is never there for all rows at once."""
+"""Many things in parts of about equal size: batches of samples, and blocks of the rows of long arrays.
+
+Of an array in parts, what is made of each row is never there for all rows at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 MOST_VALUES = 2**24
-"""Of one part: 64 MiB in single precision, and a few times that while it is worked on."""
+"""The most values in one part: 64 MiB in single precision, and a few times that while the part is worked on."""
 
 
 def rows_at_once(values_per_row: int) -> int:
     """How many rows have at most MOST_VALUES values together; at least one."""
     return max(1, MOST_VALUES // max(1, values_per_row))
+
+
+def evenly(num: int, most: int, *, fewest: int = 1) -> list[int]:
+    """Sizes of as few parts as `num` things need at `most` in each; they differ by one at most, the larger ones first.
+
+    Where a part would have fewer than `fewest`, there are fewer parts, and these may have more than `most`.
+    """
+    count = max(1, min(-(-num // most), num // fewest))
+    each, rest = divmod(num, count)
+    return [each + (place < rest) for place in range(count)]
 
 
 def parts(num_rows: int, values_per_row: int) -> list[slice]:
@@ -29,12 +42,8 @@ def parts(num_rows: int, values_per_row: int) -> list[slice]:
     Returns:
         Slices in order, which cover all rows; none for no rows.
     """
-    count = -(-num_rows // rows_at_once(values_per_row))
-    each, rest = divmod(num_rows, max(1, count))
-    ends = [0]
-    for number in range(count):
-        ends.append(ends[-1] + each + (number < rest))
-    return [slice(first, end) for first, end in pairwise(ends)]
+    sizes = evenly(num_rows, rows_at_once(values_per_row)) if num_rows else []
+    return [slice(first, end) for first, end in pairwise(accumulate(sizes, initial=0))]
 
 
 def blocks_of(size: int, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -31,8 +31,8 @@ from cfvid.stages.pretrain import claims as of_pretrain
 from cfvid.stages.retrain import check_confidence
 from cfvid.stages.retrain import claims as of_retrain
 from cfvid.stages.transfer import claims as of_transfer
+from cfvid.training.batches import check_batches
 from cfvid.training.device import check_compiler
-from cfvid.training.loop import check_batches
 from cfvid.training.optim import parts_of
 
 logger = logging.getLogger(__name__)

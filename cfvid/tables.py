@@ -12,7 +12,7 @@ from cfvid.artifacts import atomic_file
 from cfvid.parts import parts, rows_at_once
 
 GROUP_ROWS = 2**20
-"""Of a row group: what pyarrow takes by itself."""
+"""The rows of a row group: the number that pyarrow takes by itself."""
 
 
 def row_groups(num_rows: int, values_per_row: int = 1) -> list[slice]:

@@ -16,7 +16,7 @@ class SoftLabels:
     shape: tuple[int, int]
     """N and T."""
     part: Callable[[slice], tuple[np.ndarray, np.ndarray]]
-    """Of some rows, one after the other: classes, int32 (n, T), and shares, float32 (n, T)."""
+    """Give the soft labels of consecutive rows: classes, int32 (n, T), and shares, float32 (n, T)."""
 
 
 def softmax(logits_NT: np.ndarray) -> np.ndarray:

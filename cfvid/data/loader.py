@@ -142,7 +142,7 @@ class SampleLoader:
                 yield self._request(sample, look, seed)
 
     def identity(self, sample_id: str) -> str | None:
-        """Of a sample's file as it is now and of how it is read; None for what is behind a URL.
+        """Identify a sample's file as it is now, and how it is read; None for a file behind a URL.
 
         As long as it stays the same, what could not be read cannot be read. Behind a URL nothing tells whether what
         failed, maybe the network, has come back: such a sample is tried again whenever it is due.

@@ -117,7 +117,7 @@ def _splits_of(shards: Shards, train_split: str | None, val_split: str | None) -
 
 
 def _words_of(shards: Shards, is_split: Callable[[str], bool]) -> dict[str, str | None]:
-    """By shard the last word of its path, from its folder's name on, that is the name of a split."""
+    """Find, for each shard, the last word of its path that is the name of a split; its folder's name counts too."""
     named = {}
     for shard in shards.names:
         words = re.split(r"[-_./]", f"{PurePosixPath(shards.root).name}/{shard}")

@@ -33,9 +33,9 @@ class Skip:
     reasons: tuple[str, ...]
     """What each decoder said."""
     identity: str | None = None
-    """Of the file as it was and of how it was read; None where nothing tells whether it has changed."""
+    """Identifies the file as it was, and how it was read; None where nothing tells whether it has changed."""
     epoch: int = 0
-    """Of a training, in which it was met first; from 0."""
+    """The epoch of a training in which the sample was met first, from 0."""
 
 
 class SkipLedger:
@@ -209,7 +209,7 @@ class SkipLedger:
             return _sorted(self._skips)
 
     def of(self, sample_ids: Iterable[str]) -> list[Skip]:
-        """Those of these samples, by sample id."""
+        """The skips of these samples, by sample id."""
         return [self._skips[sample_id] for sample_id in sorted(sample_ids) if sample_id in self._skips]
 
     def summary(self, limit: int = 8) -> list[str]:

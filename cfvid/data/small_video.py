@@ -74,7 +74,7 @@ class _SmallReader:
         return self._reader.read(indices, lambda frames: change(self._small(frames)))
 
     def _kept(self, indices: Sequence[int], change: Change) -> np.ndarray | None:
-        """From the entry; None where there is none, or a frame of it is damaged."""
+        """Read the frames from the cache's entry; None where there is no entry, or a frame of it is damaged."""
         if self._entry is None:
             return None
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)

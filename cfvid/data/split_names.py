@@ -35,7 +35,7 @@ def _word(name: str) -> str:
 
 
 def first_of(role: Role, names: Collection[str]) -> str | None:
-    """Of these names the one that is taken for a role: by the order in `ROLES`, then by how plain it is."""
+    """Choose the name that is taken for a role: by the order in `ROLES`, then by how plain it is."""
     fit = [name for name in names if role_of(name) == role]
     return min(fit, key=lambda name: (_RANK_OF[_word(name)], name != _word(name), name), default=None)
 

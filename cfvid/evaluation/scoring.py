@@ -1,4 +1,4 @@
-"""From the logits of a sample's views to top-1 and top-5, by view and by sample.
+"""Scores: the logits of a sample's views become top-1 and top-5, by view and by sample.
 
 A million samples of ten thousand classes have 40 GB of logits: they come batch by batch, and of each sample a few
 numbers are kept.
@@ -77,7 +77,7 @@ class Tally:
 
     @property
     def said(self) -> Said:
-        """Of the samples that were taken, in their order."""
+        """The values of the samples that were taken, in their order."""
         return Said(*(getattr(self._kept, field.name)[: self._num] for field in fields(Said)))
 
 

@@ -26,7 +26,7 @@ class Estimate:
     num_seeds: int
     num_samples: int
     num_groups: int | None = None
-    """Of samples, where these were resampled."""
+    """How many groups of samples were resampled; None where single samples were."""
 
     @property
     def is_clear(self) -> bool:
@@ -34,7 +34,7 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values; without groups where there are none."""
+        """Give the estimate as JSON values, without groups where there are none."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

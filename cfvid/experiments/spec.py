@@ -55,7 +55,7 @@ class AxisConfig(Section):
     ordered: bool = True
     """Whether there is a way from the first point to the last, along which a gain can grow."""
     scale: dict[str, dict[str, Positive]] = {}
-    """By the name of a point: numbers of its runs' configuration that are multiplied, as those of arms are."""
+    """Numbers of the runs' configuration that a point multiplies, by the point's name; arms have the same."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -79,7 +79,7 @@ def read_image(media: Media) -> np.ndarray:
 
 
 def format_and_orientation(media: Media) -> tuple[str, int]:
-    """Of a picture that can be read: its format in lower case, and its EXIF orientation, from 1 (upright) to 8."""
+    """The format of a readable picture in lower case, and its EXIF orientation, from 1 (upright) to 8."""
     with _opened(media) as image:
         return (image.format or "").lower(), orientation_of(image)
 

@@ -21,7 +21,7 @@ class Orientation:
 
     @property
     def name(self) -> str:
-        """In words, for people."""
+        """The orientation in words."""
         return _NAMES[self]
 
     @property
@@ -59,12 +59,12 @@ _NAMES = {
 
 
 def of_exif(number: int) -> Orientation:
-    """By the number in EXIF; one that does not exist says nothing."""
+    """The orientation that an EXIF number stands for; a number that does not exist counts as none."""
     return _BY_EXIF.get(number, AS_STORED)
 
 
 def of_frame(frame: Any) -> Orientation:
-    """By the display matrix that a PyAV frame carries."""
+    """The orientation that the display matrix of a PyAV frame stands for."""
     from av.sidedata.sidedata import Type
 
     try:
@@ -75,7 +75,7 @@ def of_frame(frame: Any) -> Orientation:
 
 
 def of_matrix(matrix: np.ndarray) -> Orientation:
-    """By a display matrix: int32, (9,), of which a point's new x is `a x + c y` and its new y `b x + d y`.
+    """The orientation of a display matrix: int32, (9,); a point's new x is `a x + c y` and its new y `b x + d y`.
 
     One between two of the eight counts as the nearer.
     """
@@ -86,5 +86,5 @@ def of_matrix(matrix: np.ndarray) -> Orientation:
 
 
 def _of_turn(degrees: int) -> Orientation:
-    """By counter-clockwise degrees."""
+    """The orientation of a turn by counter-clockwise degrees."""
     return _BY_EXIF[(1, 8, 3, 6)[round(degrees / 90) % 4]]

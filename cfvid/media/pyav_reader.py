@@ -155,7 +155,7 @@ class PyAVReader:
         return frames
 
     def _by_a_seek(self, targets: np.ndarray, frames: Frames) -> Frames | None:
-        """As `_by_time`, from the key frame before; None where the seek went wrong."""
+        """Find frames as `_by_time` does, but from the key frame before; None where the seek went wrong."""
         assert self._pts is not None
         in_order = self._frames_from(int(targets[0]))
         first = next(in_order, None)
@@ -166,7 +166,7 @@ class PyAVReader:
         return self._on_screen(first, in_order, targets, frames)
 
     def _by_time(self, targets: np.ndarray, frames: Frames) -> Frames | None:
-        """For each wanted time the frame on screen then; None where the times in packets are not those of frames."""
+        """Find the frame on screen at each wanted time; None where the times in packets are not those of frames."""
         in_order = self._frames_from_start()
         first = next(in_order, None)
         if first is None:

@@ -26,7 +26,7 @@ _PLAYLISTS = (b"#EXTM3U", b"ffconcat")
 _MANIFEST = b"<MPD"
 """Stands near the start of another kind of them (DASH)."""
 _START_BYTES = 4096
-"""Of a file, by which FFmpeg tells what it is."""
+"""How many bytes from the start of a file FFmpeg needs to tell what the file is."""
 _IN_NO_TEXT = bytes({*range(32)} - {*b"\t\n\v\f\r\x1b"})
 _VIDEO_AS_TEXT = b"YUV4MPEG2 "
 """How the one container starts that may look like text."""

@@ -72,7 +72,7 @@ class VideoFacts:
     codec: str
     """FFmpeg's name for that of the stream that is read."""
     orientation: Orientation
-    """Of the frames: what was done to show them as the file says."""
+    """What was done to the frames to show them as the file says."""
     notes: tuple[str, ...]
     """What else is made of the file that a user should know."""
 

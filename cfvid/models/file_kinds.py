@@ -26,7 +26,7 @@ class Kind:
     """What a file is."""
 
     what: str
-    """As the end of a sentence that begins with `It is`."""
+    """The end of a sentence that begins with `It is`."""
     fix: str = ""
     """What to do about it; empty where it can be read."""
 

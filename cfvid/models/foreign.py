@@ -108,7 +108,7 @@ def _layout(names: Iterable[str]) -> str:
 
 
 def _num_outputs(found: FoundNetwork) -> int | None:
-    """Of the head; the one nearest to the trunk, where several have the name of one."""
+    """The number of outputs of the head; where several have the name of one, of the nearest to the trunk."""
     for start in starts_of(found.own_prefix):
         for name, tensor in found.tensors.items():
             if name.startswith(start) and plain_name(name.removeprefix(start)) in OUTPUTS and tensor.ndim:

@@ -41,7 +41,7 @@ class ForeignFile:
 
     path: Path
     tensors: dict[str, torch.Tensor]
-    """By dotted names, from the top of the file."""
+    """All tensors by their dotted names, from the top of the file."""
     roots: dict[str, str]
     """The state dict that each of them lies in, as the beginning of its name: empty, or with a dot at its end."""
     kind: Kind

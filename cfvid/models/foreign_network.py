@@ -108,7 +108,7 @@ def shown(prefixes: Sequence[str]) -> str:
 
 
 def _chosen(found: Sequence[Fit], prefix: str) -> list[Fit]:
-    """Those of a prefix, or else with it: `teacher` also stands for `state_dict.teacher.backbone`."""
+    """The places that a prefix names, or else those that it is in: `teacher` is in `state_dict.teacher.backbone`."""
     start = f"{prefix.removesuffix('.')}." if prefix else ""
     exact = [fit for fit in found if fit.prefix == start]
     return exact if exact or not start else [fit for fit in found if f".{start}" in f".{fit.prefix}"]

@@ -89,7 +89,7 @@ def _matches(pattern: str, names: Iterable[str]) -> set[tuple[str, ...]]:
 
 
 def _outputs(shapes: Shapes) -> int | None:
-    """Of the last linear layer: a matrix whose bias stands beside it, or which is called like a head."""
+    """The outputs of the last linear layer: of a matrix whose bias stands beside it, or which is called like a head."""
     for name in reversed(list(shapes)):
         shape = shapes[name]
         if name.endswith(".weight") and len(shape) == 2:

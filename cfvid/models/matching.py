@@ -111,7 +111,7 @@ def _numbered_prefixes(tensors: Tensors, trunk: Tensors) -> list[str]:
 def _grouped(
     tensors: Tensors, prefixes: Iterable[str], *, numbers: list[str] | None
 ) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """For each prefix the file's names under it, by the name that the trunk would have for them.
+    """Group the file's names by prefix, and under each by the name that the trunk would have for them.
 
     Args:
         tensors: the file's.
@@ -193,7 +193,7 @@ def usual_choice(prefixes: Iterable[str]) -> tuple[str, str] | None:
 
 
 def different(found: Iterable[Fit], tensors: Tensors) -> list[Fit]:
-    """Of several places that fit, those with numbers of their own; a network that is saved twice is one."""
+    """Keep, of several places that fit, those with numbers of their own; a network that is saved twice counts once."""
     kept: list[Fit] = []
     for fit in found:
         if not any(_equal(fit, other, tensors) for other in kept):

@@ -153,7 +153,7 @@ def uncertainty_of(
 
 
 def _interval(differences: np.ndarray, numbers: np.ndarray | None) -> list[float]:
-    """Of a gain in points, by the bootstrap over samples or over groups."""
+    """The uncertainty of a gain in points, by the bootstrap over samples or over groups."""
     if numbers is not None and not numbers.any():  # one group says nothing of others
         return [-100.0, 100.0]
     is_quick = len(np.unique(differences)) < _MANY_DISTINCT
@@ -357,7 +357,7 @@ def cautions_of(
 
 
 def group_cautions(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """That intervals resample groups, for each target of which any entry has `num_groups`."""
+    """Say that intervals resample groups, for each target of which any entry has `num_groups`."""
     told = {}
     for entry in entries:
         if "num_groups" in entry:

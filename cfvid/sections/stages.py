@@ -14,7 +14,7 @@ from cfvid.sections.training import TrainingConfig
 _SAMPLES_PER_CLUSTER = 80
 _MOST_CLUSTERS = 16_000
 MAX_IMAGE_MEGAPIXELS = 64.0
-"""By default, larger pictures are refused."""
+"""Larger pictures are refused by default."""
 
 
 class PretrainConfig(Section):
@@ -73,7 +73,7 @@ class ExtractConfig(Section):
     layer: str | None = None
     """A named layer of the trunk, averaged over space and time; by default the input of the last layer."""
     dtype: Literal["fp16", "fp32"] = "fp16"
-    """Of stored features. A shard with a value beyond what fp16 can hold (65,504) is kept in fp32, which is logged."""
+    """The type of stored features. A shard with a value beyond fp16's 65,504 is kept in fp32, which is logged."""
     shard_size: Count = 4096
     """Samples per shard; a killed extraction redoes at most one."""
     batch_size: Count = 64

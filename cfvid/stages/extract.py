@@ -27,7 +27,7 @@ from cfvid.training import interrupts
 logger = logging.getLogger(__name__)
 
 _LARGEST = 1e17
-"""Of a feature: squared distances over thousands of dimensions still fit float32."""
+"""The largest feature: squared distances over thousands of such dimensions still fit float32."""
 
 
 def extract(run: Run) -> Path:

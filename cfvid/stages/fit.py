@@ -18,9 +18,10 @@ from cfvid.models.weights import NETWORK_FILES, NetworkConfig, save_network
 from cfvid.models.zoo import Network
 from cfvid.sections.training import TrainingConfig
 from cfvid.stages.context import Run
+from cfvid.training.batches import TrainingData
 from cfvid.training.checkpoint import remove_states
 from cfvid.training.compute import training_compute
-from cfvid.training.loop import TrainingData, train
+from cfvid.training.loop import train
 from cfvid.training.objective import Objective
 
 

@@ -40,7 +40,7 @@ class _Split:
 
     @property
     def num_views(self) -> int:
-        """Of each sample."""
+        """How many views each sample has."""
         return self.store.shape[0]
 
     def whole(self, layer: str | None) -> np.ndarray:
@@ -48,7 +48,7 @@ class _Split:
         return self.store.part(slice(None), self.columns[layer])
 
     def take(self, layer: str | None, rows: np.ndarray) -> np.ndarray:
-        """Those of some samples."""
+        """One layer's features of some of the samples: float32 (M, V, D)."""
         return self.store.take(rows, self.columns[layer])
 
     def blocks(self, layer: str | None, *, num_classes: int = 1) -> Iterator[np.ndarray]:

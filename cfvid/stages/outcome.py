@@ -15,7 +15,7 @@ from cfvid.stages.context import Run
 from cfvid.stages.evaluations import Evaluation
 
 _NAMES_AT_ONCE = 2**22
-"""In one piece of a column of text, which can hold 2 GiB."""
+"""How many names go into one piece of a column of text, which can hold 2 GiB."""
 
 
 @dataclass(frozen=True)

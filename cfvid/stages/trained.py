@@ -103,9 +103,9 @@ class _Scored:
     rows_N: np.ndarray
     """int64: those that could be read, as rows of the manifest."""
     num_views: int
-    """Of each; 0 where none could be read."""
+    """The number of views of each sample; 0 where no sample could be read."""
     said: list[Said]
-    """By each layer."""
+    """What the network said, for each layer."""
 
 
 def _scored(

@@ -12,18 +12,19 @@ from torch.optim.swa_utils import update_bn
 from cfvid.data.loader import SampleLoader, on_device
 from cfvid.data.manifest import Manifest
 from cfvid.errors import DataError
+from cfvid.parts import evenly
+from cfvid.sections.training import FEWEST
 from cfvid.seeds import stream
 from cfvid.tasks.measure import Device
 from cfvid.training import interrupts
 from cfvid.training.device import memory_format
-from cfvid.training.loop import FEWEST, evenly
 
 _MOST_SAMPLES = 8192
 """Over which statistics are taken: means over so many change little with more (Wu & Johnson, 2021)."""
 
 
 def samples_for_statistics(samples: Manifest, *, seed: int) -> Manifest:
-    """Those that statistics are taken over, drawn by the seed."""
+    """The samples that statistics are taken over, drawn by the seed."""
     return samples.take(np.sort(stream(seed, "pretrain", "statistics").permutation(len(samples))[:_MOST_SAMPLES]))
 
 

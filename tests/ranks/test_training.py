@@ -13,7 +13,7 @@ from support.team_jobs import plain_training
 from support.tiny import tiny_values, write_pictures
 
 from cfvid import ranks
-from cfvid.training.loop import own_places
+from cfvid.training.batches import own_places
 from cfvid.training.metrics import read_metrics
 
 

@@ -36,7 +36,7 @@ from cfvid.stages.context import Run
 from cfvid.stages.pool import side_by_side
 from cfvid.stages.pretrain import read_noisy_labels
 from cfvid.stages.soft_labels import read_soft_labels, write_soft_labels
-from cfvid.training.loop import TrainingData
+from cfvid.training.batches import TrainingData
 from cfvid.training.objective import Examples
 from cfvid.training.targets import PseudoTargets, SoftTargets
 

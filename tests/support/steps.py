@@ -26,8 +26,9 @@ from cfvid.data.skips import SkipLedger
 from cfvid.models.zoo import ARCHITECTURES, build_network
 from cfvid.sections.stages import RuntimeConfig
 from cfvid.sections.training import TrainingConfig
+from cfvid.training.batches import TrainingData
 from cfvid.training.device import memory_format
-from cfvid.training.loop import TrainingData, train
+from cfvid.training.loop import train
 from cfvid.training.objective import Objective
 from cfvid.training.targets import PseudoTargets
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cfvid.data.sample_ids import SampleIds
+from cfvid.parts import evenly
 from cfvid.seeds import derive, stream
-from cfvid.training.loop import TrainingData, balanced, count_repeats, evenly
+from cfvid.training.batches import TrainingData, balanced, count_repeats
 
 IDS = SampleIds([f"s{i:02d}" for i in range(30)])
 GROUPS_N = np.repeat([0, 1, 2], [24, 4, 2])

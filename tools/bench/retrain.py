@@ -27,8 +27,9 @@ from cfvid.data.loader import SampleLoader
 from cfvid.models.zoo import Network, build_network
 from cfvid.sections.training import TrainingConfig
 from cfvid.stages.context import Run
+from cfvid.training.batches import TrainingData
 from cfvid.training.device import memory_format
-from cfvid.training.loop import TrainingData, train
+from cfvid.training.loop import train
 from cfvid.training.optim import build_optimizer
 from cfvid.training.targets import Targets
 from tools.bench.media import make_images, make_videos
