@@ -12,8 +12,8 @@ from scipy import stats
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 10_000_000
-_RANGE = 100.0
-"""No mean of points lies further from zero."""
+WIDEST = 100.0
+"""No mean of points lies further from zero: the interval where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def estimate(
     num_groups = None if groups_N is None else len(np.unique(groups_N))
     mean = float(values_SN.mean())
     if num_groups == 1:
-        return Estimate(mean, -_RANGE, _RANGE, num_seeds, num_samples, num_groups)
+        return Estimate(mean, -WIDEST, WIDEST, num_seeds, num_samples, num_groups)
     resampled = resampled_means(values_SN.mean(axis=0), rng, num_resamples, groups_N=groups_N)
     low, high = interval_of(resampled)
     if num_seeds > 1:

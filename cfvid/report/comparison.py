@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from cfvid.evaluation.folds import Folds
-from cfvid.evaluation.statistics import LEVEL, group_numbers, interval_of, resampled_means
+from cfvid.evaluation.statistics import LEVEL, WIDEST, group_numbers, interval_of, resampled_means
 from cfvid.report.text import counted, shortened, signed
 from cfvid.seeds import stream
 
@@ -147,15 +147,15 @@ def uncertainty_of(
         found["num_groups"] = len(units)
     if not one_by_one:
         return found
-    won, lost = (int(sum(sign * units > 0)) for sign in (1, -1))
-    found |= {"won": int(sum(differences > 0)), "lost": int(sum(differences < 0))}
+    won, lost = (int(np.count_nonzero(sign * units > 0)) for sign in (1, -1))
+    found |= {name: int(np.count_nonzero(sign * differences > 0)) for name, sign in (("won", 1), ("lost", -1))}
     return found | {"sign_test_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0}
 
 
 def _interval(differences: np.ndarray, numbers: np.ndarray | None) -> list[float]:
-    """The uncertainty of a gain in points, by the bootstrap over samples or over groups."""
+    """The 95 % interval of a gain in points, by the bootstrap over samples or over groups."""
     if numbers is not None and not numbers.any():  # one group says nothing of others
-        return [-100.0, 100.0]
+        return [-WIDEST, WIDEST]
     is_quick = len(np.unique(differences)) < _MANY_DISTINCT
     means = resampled_means(
         differences,
