@@ -362,6 +362,7 @@ def contained(root: Path, relative: str | Path) -> Path:
         raise DataError(
             f"{relative} leads out of {root}, to {target}.",
             why="absolute paths, '..' and links that leave the root are refused",
-            fix=f"Name the files' own root folder, or trust the folder they are in ({folder}) by data.trusted_roots.",
+            fix="Name the files' own root folder, or trust a folder that holds them all by data.trusted_roots "
+            f"(this one lies in {folder}).",
         )
     return path

@@ -128,7 +128,7 @@ def test_a_linked_media_folder_is_trusted_by_the_option_of_the_command(
         assert main(["data", *command]) == 3
         shown = capsys.readouterr().err
         assert f"hmdb51_org leads out of {root}, to {far}." in shown
-        assert f"trust the folder they are in ({far}) by --trusted-root." in shown
+        assert f"trust a folder that holds them all by --trusted-root (this one lies in {far})." in shown
         assert "data.trusted_roots" not in shown
         assert main(["data", *command, "--trusted-root", str(far)]) == 0
         capsys.readouterr()

@@ -232,6 +232,8 @@ def curve_figure(
             axes.set_ylim(bottom=0)
         upper.set_title(title)
         lower.set_xlabel("epoch")
+        if len(epochs) == 1:  # around a single point there are no whole numbers to write otherwise
+            lower.set_xlim(epochs[0] - 1, epochs[0] + 1)
         lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if held_out is not None:
             lower.axhline(100 * held_out, color=MARK, linewidth=1.4, linestyle=(0, (4, 2)))
